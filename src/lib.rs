@@ -1,0 +1,36 @@
+//! Counterbat counts Viber bot billing sessions.
+//!
+//! ```text
+//!  bot / Viber ─► gateway ─► log ─► projector ─► lake ─► query ─► console (SQL, /metrics), CLI
+//!                             │        │  ├ session (pure fold)        ▲
+//!                             │        │  └ state ── overlay ──────────┘
+//!                             └► import / export, rebuild
+//! ```
+//!
+//! Data flows one way. Read the modules in that order.
+//!
+//! | module | owns | may import |
+//! |---|---|---|
+//! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
+//! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
+//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log | `event` |
+//! | [`config`] | settings: commented defaults, strict load | nothing of ours |
+//! | [`metrics`] | instruments with verb methods | nothing of ours |
+//! | [`gateway`] | Viber's callbacks and calls: verify, append, relay | `event`, `log`, leaves |
+//! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
+//! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, leaves |
+//! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake` |
+//! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, the overlay handle |
+//! | [`transfer`] | import and export of event files | `event`, `log` |
+//! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `metrics` |
+//! | [`app`] | builds the parts, starts them, stops them in order | everything |
+//! | [`cli`] | flags, exit codes, progress bars, table output | everything |
+//!
+//! What holds everywhere:
+//! - An acknowledged event is durable before its answer leaves.
+//! - `event` and `session` know no clock, file, thread or randomness: the same events give the same rows.
+//! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
+
+pub mod event;
+pub mod log;
+pub mod session;
