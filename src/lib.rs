@@ -32,5 +32,7 @@
 //! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
 
 pub mod event;
+pub mod lake;
+pub mod query;
 pub mod session;
 pub mod state;

@@ -4,6 +4,8 @@
 //! files. `events` is partitioned by date; `sessions` and `messages` lie in *buckets*: one file holds the rows of one
 //! log partition whose reference time (`opened_at`, `sent_at`) falls into a [`Span`] of whole hours.
 
+pub mod picture;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
