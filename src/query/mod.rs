@@ -6,7 +6,9 @@ pub mod functions;
 pub mod guard;
 pub mod keys;
 mod pruning;
+pub mod output;
 pub mod table;
+mod value;
 pub mod views;
 
 pub use engine::{Engine, Limits, Pictures, QueryStream};
