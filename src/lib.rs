@@ -33,6 +33,7 @@
 
 pub mod config;
 pub mod event;
+pub mod log;
 pub mod metrics;
 pub mod session;
 pub mod state;
