@@ -33,6 +33,7 @@
 
 pub mod config;
 pub mod event;
+pub mod gateway;
 pub mod log;
 pub mod metrics;
 pub mod session;
