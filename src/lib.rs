@@ -34,7 +34,10 @@
 pub mod config;
 pub mod event;
 pub mod gateway;
+pub mod lake;
 pub mod log;
 pub mod metrics;
+pub mod projector;
+pub mod query;
 pub mod session;
 pub mod state;
