@@ -1,7 +1,7 @@
 //! Which rows of a file still hold: the filter over files with replaced rows.
 
 use crate::lake::TableName;
-use datafusion::arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result};
