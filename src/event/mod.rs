@@ -12,7 +12,7 @@ pub mod reading;
 pub mod structured;
 pub mod time;
 
-pub use reading::{Fact, Method, Origin, Outbound, Reading, Receipt, read};
+pub use reading::{Disposition, Fact, Method, Origin, Outbound, Reading, Receipt, read};
 
 /// `type` prefix of an event made from a Viber callback.
 pub const CALLBACK_PREFIX: &str = "com.viber.callback.";

@@ -1,20 +1,20 @@
 //! What the fold gives: rows of `sessions` and `messages` (spec §5), without the user they belong to. Pure.
 
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// `session_id`: the first 16 bytes of a SHA-256 (spec §3); shown as 32 hex digits.
 pub type SessionId = [u8; 16];
 
 /// Whether a session was opened by the user or by a paid message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Kind {
     Service,
     Paid,
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum CloseReason {
     Expired,
     Cap,
@@ -22,7 +22,7 @@ pub enum CloseReason {
 }
 
 /// How far time has moved past a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum SessionState {
     Open,
     Closed,
@@ -30,7 +30,7 @@ pub enum SessionState {
 }
 
 /// A row of `sessions`. Times are ms since the epoch, UTC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SessionRow {
     pub session_id: SessionId,
     pub country: Option<CompactString>,
@@ -54,7 +54,7 @@ pub struct SessionRow {
 }
 
 /// Where the rules say a message lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Expected {
     InService,
     InPaid,
@@ -62,7 +62,7 @@ pub enum Expected {
 }
 
 /// `expected` held against the reported `billing_status` (spec §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Verdict {
     Agreed,
     UnseenSession,
@@ -73,14 +73,14 @@ pub enum Verdict {
 }
 
 /// The call a message went out by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Method {
     Broadcast,
     Send,
 }
 
 /// A row of `messages`. Times are ms since the epoch, UTC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct MessageRow {
     pub message_token: u64,
     pub session_id: Option<SessionId>,

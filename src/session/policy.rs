@@ -1,0 +1,187 @@
+//! Policies: tariffs as dated data (spec §4). Pure.
+
+use compact_str::CompactString;
+use serde::{Deserialize, Deserializer};
+use std::sync::Arc;
+
+const BUILT_IN: [&str; 5] = [
+    include_str!("policies/counterbat.toml"),
+    include_str!("policies/viber-2022.toml"),
+    include_str!("policies/viber-2024.toml"),
+    include_str!("policies/gupshup.toml"),
+    include_str!("policies/vbm.toml"),
+];
+
+/// How long sessions last and what is charged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    #[serde(deserialize_with = "name")]
+    pub name: CompactString,
+    pub service: ServiceTerms,
+    /// `None`: a charged message opens no session.
+    pub paid: Option<PaidTerms>,
+    /// Free out-of-session messages per account and UTC month.
+    pub free_out_of_session_per_month: u64,
+    pub charged_on: ChargedOn,
+    /// A decimal number as text.
+    pub monthly_fee_eur: String,
+}
+
+/// Terms of a service session. Durations in ms.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTerms {
+    #[serde(rename = "length", deserialize_with = "duration_ms")]
+    pub length_ms: i64,
+    pub anchor: Anchor,
+    /// With [`Anchor::Last`]: the session never lasts longer than this.
+    #[serde(rename = "max_length", default, deserialize_with = "optional_duration_ms")]
+    pub max_length_ms: Option<i64>,
+    /// The n-th outbound message closes the session.
+    pub max_outbound: Option<u32>,
+}
+
+/// Terms of a paid session. Durations in ms.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaidTerms {
+    #[serde(rename = "length", deserialize_with = "duration_ms")]
+    pub length_ms: i64,
+}
+
+/// From which message of the user the length counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anchor {
+    First,
+    Last,
+}
+
+/// When a message is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChargedOn {
+    Sent,
+    Delivered,
+}
+
+/// Why a policy was not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PolicyError {
+    #[error("there is no policy {0:?}; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm")]
+    Unknown(String),
+    #[error("policy: {0}")]
+    Invalid(String),
+}
+
+impl Policy {
+    /// Reads a policy from TOML.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        toml::from_str(text).map_err(|error| PolicyError::Invalid(error.to_string()))
+    }
+
+    /// The built-in policy of that name.
+    pub fn named(name: &str) -> Result<Arc<Self>, PolicyError> {
+        for text in BUILT_IN {
+            let policy = Self::parse(text)?;
+            if policy.name == name {
+                return Ok(Arc::new(policy));
+            }
+        }
+        Err(PolicyError::Unknown(name.to_owned()))
+    }
+}
+
+/// The policies of an account over time: each holds from its start to the next one's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChain {
+    first: Arc<Policy>,
+    /// `(start in ms, policy)`, ascending.
+    later: Vec<(i64, Arc<Policy>)>,
+}
+
+impl PolicyChain {
+    /// One policy for all time.
+    pub fn always(policy: Arc<Policy>) -> Self {
+        Self { first: policy, later: Vec::new() }
+    }
+
+    /// A chain: `first`, then each of `later` (start in ms since the epoch, UTC) from its start on.
+    pub fn new(first: Arc<Policy>, mut later: Vec<(i64, Arc<Policy>)>) -> Self {
+        later.sort_by_key(|(start_ms, _)| *start_ms);
+        Self { first, later }
+    }
+
+    /// The policy in force at a time.
+    pub fn at(&self, t_ms: i64) -> &Policy {
+        match self.later.partition_point(|(start_ms, _)| *start_ms <= t_ms) {
+            0 => &self.first,
+            n => &self.later[n - 1].1,
+        }
+    }
+}
+
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CompactString, D::Error> {
+    String::deserialize(deserializer).map(CompactString::from)
+}
+
+fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration_ms(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no duration such as \"24h\" or \"7d\"")))
+}
+
+fn optional_duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    duration_ms(deserializer).map(Some)
+}
+
+fn parse_duration_ms(text: &str) -> Option<i64> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let unit_ms = match &text[split..] {
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    text[..split].parse::<i64>().ok()?.checked_mul(unit_ms).filter(|ms| *ms > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_policies_are_those_of_the_contract() {
+        let hour = 3_600_000;
+        for (name, anchor, max_length_ms, max_outbound, paid, free, charged_on, fee) in [
+            ("counterbat", Anchor::First, None, None, Some(24 * hour), 0, ChargedOn::Delivered, "0"),
+            ("viber-2022", Anchor::First, None, None, None, 10_000, ChargedOn::Sent, "0"),
+            ("viber-2024", Anchor::First, None, None, None, 0, ChargedOn::Delivered, "100"),
+            ("gupshup", Anchor::Last, Some(168 * hour), None, None, 0, ChargedOn::Sent, "0"),
+            ("vbm", Anchor::First, None, Some(60), None, 0, ChargedOn::Sent, "0"),
+        ] {
+            let policy = Policy::named(name).unwrap();
+            assert_eq!(policy.service, ServiceTerms { length_ms: 24 * hour, anchor, max_length_ms, max_outbound });
+            assert_eq!(policy.paid.as_ref().map(|paid| paid.length_ms), paid, "{name}");
+            assert_eq!(policy.free_out_of_session_per_month, free, "{name}");
+            assert_eq!((policy.charged_on, policy.monthly_fee_eur.as_str()), (charged_on, fee), "{name}");
+        }
+        assert_eq!(Policy::named("none"), Err(PolicyError::Unknown("none".into())));
+    }
+
+    #[test]
+    fn a_chain_changes_at_its_dates() {
+        let (old, new) = (Policy::named("viber-2022").unwrap(), Policy::named("counterbat").unwrap());
+        let chain = PolicyChain::new(old, vec![(100, new)]);
+        assert_eq!(chain.at(99).name, "viber-2022");
+        assert_eq!(chain.at(100).name, "counterbat");
+    }
+
+    #[test]
+    fn unknown_members_and_bad_durations_are_refused() {
+        let good = include_str!("policies/vbm.toml");
+        assert!(Policy::parse(&format!("{good}\nmax_inbound = 3")).is_err());
+        let error = Policy::parse(&good.replace("24h", "24 hours")).unwrap_err();
+        assert!(error.to_string().contains("24 hours"), "{error}");
+    }
+}
