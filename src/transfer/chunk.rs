@@ -1,17 +1,18 @@
 //! Cuts a stream into blocks of whole lines and parses each into events, away from the thread that appends.
 
+use super::import::Skipped;
 use crate::event::{self, Event, structured};
 use crate::log::partitioner::{self, Route};
 use std::io::{self, BufRead, Read};
 
-/// A block is about this long: large enough to be worth a thread's turn, small enough to keep memory low.
-const CHUNK_BYTES: usize = 1 << 20;
+/// A block to parse is about this long: large enough to be worth a thread's turn, small enough to keep memory low.
+pub const CHUNK_BYTES: usize = 1 << 20;
 /// No event is longer; a stream without line ends must not fill the memory.
 const MAX_LINE_BYTES: usize = 32 << 20;
 
 /// Whole lines of a stream.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub struct Chunk {
     /// Number of its first line, from 1.
     pub first_line: u64,
     pub bytes: Vec<u8>,
@@ -43,17 +44,18 @@ pub(super) struct Item {
     pub fact_ms: Option<i64>,
 }
 
-/// Reads to the end, handing over blocks of whole lines in order until `send` says stop.
-pub(super) fn read_chunks(
+/// Reads to the end, handing over blocks of whole lines, each about `chunk_bytes` long, in order until `send` says stop.
+pub fn read_chunks(
     mut source: impl Read,
     first_line: u64,
+    chunk_bytes: usize,
     mut send: impl FnMut(Chunk) -> bool,
 ) -> io::Result<()> {
     let mut line = first_line;
     let mut rest = Vec::new();
     loop {
         let mut bytes = std::mem::take(&mut rest);
-        let want = CHUNK_BYTES.max(bytes.len() + CHUNK_BYTES / 2);
+        let want = chunk_bytes.max(bytes.len() + chunk_bytes / 2);
         let ended = fill(&mut source, &mut bytes, want)?;
         if !ended {
             match bytes.iter().rposition(|b| *b == b'\n') {
@@ -68,11 +70,11 @@ pub(super) fn read_chunks(
                 }
             }
         }
-        let lines = bytes.iter().filter(|b| **b == b'\n').count() as u64;
-        if !bytes.is_empty() && !send(Chunk { first_line: line, bytes }) {
+        let chunk = Chunk { first_line: line, bytes };
+        line = chunk.next_line();
+        if !chunk.bytes.is_empty() && !send(chunk) {
             return Ok(());
         }
-        line += lines;
         if ended {
             return Ok(());
         }
@@ -92,8 +94,32 @@ fn fill(source: &mut impl Read, bytes: &mut Vec<u8>, want: usize) -> io::Result<
 }
 
 impl Chunk {
+    /// Number of the line after the last one.
+    pub fn next_line(&self) -> u64 {
+        let ended = self.bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        let unended = self.bytes.last().is_some_and(|b| *b != b'\n');
+        self.first_line + ended + u64::from(unended)
+    }
+
+    /// Empties every line that is no event, so that the others keep their numbers; `bad` is told of each.
+    pub fn blank_bad_lines(&mut self, mut bad: impl FnMut(Skipped<'_>) -> io::Result<()>) -> io::Result<()> {
+        let mut kept = Vec::with_capacity(self.bytes.len());
+        for (line, number) in self.bytes.split_inclusive(|b| *b == b'\n').zip(self.first_line..) {
+            let text = line.trim_ascii();
+            match structured::parse_line(text) {
+                Err(error) if !text.is_empty() => {
+                    bad(Skipped { line: number, reason: &error.to_string(), text })?;
+                    kept.push(b'\n');
+                }
+                _ => kept.extend_from_slice(line),
+            }
+        }
+        self.bytes = kept;
+        Ok(())
+    }
+
     /// Parses every line that is not blank. `now_us` stands for the append time.
-    pub fn parse(&self, partitions: u32, now_us: i64) -> Vec<Line> {
+    pub(super) fn parse(&self, partitions: u32, now_us: i64) -> Vec<Line> {
         let mut lines = Vec::with_capacity(self.bytes.len() / 256);
         let mut rest = self.bytes.as_slice();
         let mut number = self.first_line;
@@ -134,7 +160,7 @@ mod tests {
 
     fn chunks(text: &[u8]) -> Vec<(u64, usize)> {
         let mut seen = Vec::new();
-        read_chunks(text, 1, |chunk| {
+        read_chunks(text, 1, CHUNK_BYTES, |chunk| {
             seen.push((chunk.first_line, chunk.bytes.iter().filter(|b| **b == b'\n').count()));
             true
         })
@@ -160,7 +186,7 @@ mod tests {
         let mut text = vec![b'x'; CHUNK_BYTES * 3];
         text.extend(b"\nshort");
         let mut whole = Vec::new();
-        read_chunks(text.as_slice(), 1, |chunk| {
+        read_chunks(text.as_slice(), 1, CHUNK_BYTES, |chunk| {
             whole.extend(chunk.bytes);
             true
         })
@@ -170,8 +196,22 @@ mod tests {
 
     #[test]
     fn a_stream_without_line_ends_is_refused() {
-        let error = read_chunks(io::repeat(b'x'), 7, |_| true).unwrap_err();
+        let error = read_chunks(io::repeat(b'x'), 7, CHUNK_BYTES, |_| true).unwrap_err();
         assert!(error.to_string().contains("line 7 is longer"), "{error}");
+    }
+
+    #[test]
+    fn blanked_lines_leave_the_numbers_alone() {
+        let mut chunk = Chunk { first_line: 5, bytes: b"no\n\nnor this".to_vec() };
+        let mut bad = Vec::new();
+        chunk
+            .blank_bad_lines(|skipped| {
+                bad.push((skipped.line, skipped.text.to_vec()));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(bad, [(5, b"no".to_vec()), (7, b"nor this".to_vec())]);
+        assert_eq!(chunk.bytes, b"\n\n\n");
     }
 
     #[test]

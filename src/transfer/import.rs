@@ -1,10 +1,10 @@
 //! Appends event files to the log: parsed on all cores, checked and appended in order.
 
-use super::chunk::{Chunk, Content, Item, Line, read_chunks};
+use super::chunk::{CHUNK_BYTES, Chunk, Content, Item, Line, read_chunks};
 use crate::event::Event;
 use crate::event::time::format_ms;
 use crate::log::{EventLog, LogError, Position};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const PARSED_AHEAD: usize = 4;
 
 /// What an import did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Lines read, blank ones included.
     pub lines: u64,
@@ -184,9 +184,9 @@ impl Importer {
         while stopped.is_none()
             && let Some(block) = blocks.recv().await
         {
-            let (lines, block) = block.await.map_err(|error| ImportError::Thread(error.to_string()))?;
+            let (next_line, block) = block.await.map_err(|error| ImportError::Thread(error.to_string()))?;
             self.take_live();
-            run.last_line = lines.saturating_sub(1);
+            run.last_line = next_line.saturating_sub(1);
             stopped = self.take_block(&mut run, block).await?;
         }
         drop(blocks);
@@ -209,12 +209,11 @@ impl Importer {
         let (partitions, clock) = (self.log.partitions(), self.clock.clone());
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
-            read_chunks(source, first_line, |chunk: Chunk| {
+            read_chunks(source, first_line, CHUNK_BYTES, |chunk: Chunk| {
                 let now_us = clock();
                 let block = runtime.spawn_blocking(move || {
-                    let newlines = chunk.bytes.iter().filter(|b| **b == b'\n').count() as u64;
-                    let unended = u64::from(chunk.bytes.last() != Some(&b'\n'));
-                    (chunk.first_line + newlines + unended, chunk.parse(partitions, now_us))
+                    let lines = chunk.parse(partitions, now_us);
+                    (chunk.next_line(), lines)
                 });
                 parsed.blocking_send(block).is_ok()
             })

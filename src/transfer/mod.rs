@@ -3,7 +3,7 @@
 //! [`source`] opens and unpacks files, [`chunk`] cuts them into blocks of whole lines and parses these on several
 //! threads, [`import`] checks and appends the events in order, [`export`] writes the log back out.
 
-mod chunk;
+pub mod chunk;
 pub mod export;
 pub mod import;
 pub mod source;
