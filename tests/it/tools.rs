@@ -40,7 +40,7 @@ pub fn prometheus() -> Command {
     Command::new(tool("prometheus"))
 }
 
-/// A Python with duckdb, pyarrow and deltalake.
+/// A Python with duckdb, pyarrow, deltalake and jsonschema.
 pub fn python() -> Command {
     Command::new(tool("python"))
 }
