@@ -4,13 +4,9 @@
 //! export files, [`binary`] the headers-and-value form of Kafka, [`frame`] the compact form of the embedded log.
 //! [`Reading`] is what the fold learns from one event: account, user, facts, or why there are none.
 
-pub mod binary;
-pub mod frame;
 pub mod identity;
 pub mod payload;
 pub mod reading;
-pub mod structured;
-pub mod time;
 
 pub use reading::{Disposition, Fact, Method, Origin, Outbound, Reading, Receipt, read};
 

@@ -225,12 +225,15 @@ impl User {
     pub fn rows(&self, account: &str, user: &str, watermark_ms: i64, terms: &Terms) -> Rows {
         let mut frontier = self.frontier.clone();
         frontier.play(account, user, self.recent.iter().cloned(), &self.marks, terms);
-        let mut due_ms = self.earliest_waiting().map(|t_ms| t_ms.saturating_add(terms.lateness_ms.unwrap_or(i64::MAX)));
+        let mut due_ms: Option<i64> = None;
         let mut due = |t_ms: i64| {
-            if t_ms < i64::MAX {
+            if t_ms > watermark_ms && t_ms < i64::MAX {
                 due_ms = Some(due_ms.map_or(t_ms, |earlier| earlier.min(t_ms)));
             }
         };
+        if let (Some(t_ms), Some(lateness_ms)) = (self.earliest_waiting(), terms.lateness_ms) {
+            due(t_ms.saturating_add(lateness_ms));
+        }
         let mut sessions: Vec<SessionRow> = frontier
             .sessions
             .iter()
@@ -256,7 +259,7 @@ impl User {
                 message_row(message, session, settled, terms)
             })
             .collect();
-        Rows { sessions, messages, due_ms: due_ms.filter(|due_ms| *due_ms < i64::MAX) }
+        Rows { sessions, messages, due_ms }
     }
 }
 

@@ -13,3 +13,6 @@ pub mod user;
 pub use fold::{Rows, Terms};
 pub use policy::{Policy, PolicyChain};
 pub use user::User;
+
+#[cfg(test)]
+mod tests;

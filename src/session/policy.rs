@@ -113,6 +113,12 @@ impl PolicyChain {
         Self { first, later }
     }
 
+    /// The chain in words: names, and the ms from which each later one holds.
+    pub fn describe(&self) -> String {
+        let later: Vec<String> = self.later.iter().map(|(start_ms, policy)| format!(", {} from {start_ms}", policy.name)).collect();
+        format!("{}{}", self.first.name, later.concat())
+    }
+
     /// The policy in force at a time.
     pub fn at(&self, t_ms: i64) -> &Policy {
         match self.later.partition_point(|(start_ms, _)| *start_ms <= t_ms) {

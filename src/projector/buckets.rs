@@ -1,0 +1,206 @@
+//! Which buckets of `sessions` and `messages` are rewritten when, and the rewriting.
+//!
+//! A bucket is the rows of one partition and hour. One with a new row is due every `snapshot_every`; one whose rows only
+//! changed, every `max(snapshot_every, age / 12)`: receipts for old messages touch nearly every hour, and rewriting them
+//! all each minute would rewrite everything. A commit rewrites only files that hold changed rows.
+
+use super::commit::Rewrite;
+use super::delta::Delta;
+use super::live::LaidRows;
+use super::{ProjectorError, Settings};
+use crate::lake::bucket::{self, Span};
+use crate::lake::{FileEntry, Lake, TableName, TableSnapshot};
+use crate::state::overlay::{Laid, LaidRow, OverlayKey, hour_in, hour_of, prefix};
+use crate::state::{OverlayView, State};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const DAY_HOURS: i64 = 24;
+/// Maintenance at most this often.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
+/// Writing buckets takes at most one part in this many of the time.
+const REST_FACTOR: u32 = 8;
+
+#[derive(Debug, Clone, Copy)]
+struct Dirty {
+    /// Since when a new row waits.
+    fresh: bool,
+    last: Option<Instant>,
+}
+
+/// When which bucket was written and changed.
+pub(super) struct Buckets {
+    snapshot_every: Duration,
+    settle_ms: i64,
+    dirty: FxHashMap<(Laid, u32, i64), Dirty>,
+    last: Instant,
+    started: Instant,
+    took: Duration,
+    maintained: Instant,
+    watermarks: Vec<Option<i64>>,
+}
+
+impl Buckets {
+    pub fn new(settings: &Settings) -> Self {
+        let now = Instant::now();
+        Self {
+            snapshot_every: settings.snapshot_every,
+            settle_ms: settings.delivery_window_ms + settings.settle_lateness_ms,
+            dirty: FxHashMap::default(),
+            last: now,
+            started: now,
+            took: Duration::ZERO,
+            maintained: now,
+            watermarks: Vec::new(),
+        }
+    }
+
+    /// Notes what changed.
+    pub fn note<'a>(&mut self, deltas: impl Iterator<Item = &'a Arc<Delta>>) {
+        for laying in deltas.flat_map(|delta| &delta.rows) {
+            let key = (laying.key.table, laying.key.partition, laying.key.hour);
+            let dirty = self.dirty.entry(key).or_insert(Dirty { fresh: false, last: None });
+            dirty.fresh |= laying.fresh;
+        }
+    }
+
+    /// Whether a look at the buckets is due. While the fold catches up, rewriting rests in proportion to what it costs.
+    pub fn is_due(&self, lagging: bool) -> bool {
+        let rest = if lagging { self.snapshot_every.max(self.took * REST_FACTOR) } else { self.snapshot_every };
+        self.last.elapsed() >= rest
+    }
+
+    /// Notes that a look has ended.
+    pub fn rested(&mut self) {
+        self.last = Instant::now();
+        self.took = self.started.elapsed();
+    }
+
+    pub fn maintenance_due(&mut self) -> bool {
+        let due = self.maintained.elapsed() >= MAINTAIN_EVERY;
+        if due {
+            self.maintained = Instant::now();
+        }
+        due
+    }
+
+    /// By partition, the hour before which all rows are settled for good.
+    pub fn settled_before(&self, settings: &Settings) -> BTreeMap<u32, i64> {
+        // A sliding session may stay open for days after its hour; a week covers every policy there is.
+        let margin_ms = settings.delivery_window_ms + settings.settle_lateness_ms + 8 * 86_400_000;
+        (0u32..)
+            .zip(&self.watermarks)
+            .filter_map(|(partition, watermark_ms)| Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms)))))
+            .collect()
+    }
+
+    /// Writes new files for the due buckets of a table. `None` when none is due.
+    pub async fn rewrite(
+        &mut self,
+        name: TableName,
+        lake: &Lake,
+        state: &State,
+        watermarks: &[Option<i64>],
+        all: bool,
+    ) -> Result<Option<Rewrite>, ProjectorError> {
+        self.started = Instant::now();
+        self.watermarks = watermarks.to_vec();
+        let table = match name {
+            TableName::Sessions => Laid::Sessions,
+            TableName::Messages | TableName::Events => Laid::Messages,
+        };
+        let overlay = state.overlay();
+        let snapshot = lake.table(name).snapshot();
+        let mut spans: BTreeMap<Span, Vec<i64>> = BTreeMap::new();
+        for (partition, watermark_ms) in (0u32..).zip(watermarks) {
+            for hour in dirty_hours(&overlay, table, partition)? {
+                if all || self.hour_is_due(table, partition, hour, *watermark_ms) {
+                    let span = self.span_for(&snapshot, partition, hour, *watermark_ms);
+                    spans.entry(span).or_default().push(hour);
+                }
+            }
+        }
+        if spans.is_empty() {
+            return Ok(None);
+        }
+        let mut rewrite = Rewrite { add: Vec::new(), remove: Vec::new(), keys: Vec::new() };
+        let index = bucket::index(&snapshot);
+        for (span, hours) in spans {
+            let old: Vec<FileEntry> = index.overlapping(span).cloned().collect();
+            let laid = collect(&overlay, table, span, &mut rewrite.keys)?;
+            let LaidRows { rows, replaced, .. } = laid;
+            let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows.finish()).await?;
+            rewrite.add.extend(file);
+            rewrite.remove.extend(old);
+            for hour in hours {
+                self.dirty.insert((table, span.partition, hour), Dirty { fresh: false, last: Some(Instant::now()) });
+            }
+        }
+        self.forget_old(watermarks);
+        Ok(Some(rewrite))
+    }
+
+    fn hour_is_due(&self, table: Laid, partition: u32, hour: i64, watermark_ms: Option<i64>) -> bool {
+        let Some(Dirty { fresh: false, last: Some(last) }) = self.dirty.get(&(table, partition, hour)) else {
+            return true;
+        };
+        let age_ms = watermark_ms.unwrap_or(0).saturating_sub((hour + 1) * 3_600_000).max(0);
+        let rest = Duration::from_millis(u64::try_from(age_ms / 12).unwrap_or(0)).max(self.snapshot_every);
+        last.elapsed() >= rest
+    }
+
+    /// The span to write for an hour: that of the file that has it, else its day where the day is settled, else itself.
+    fn span_for(&self, snapshot: &TableSnapshot, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
+        if let Some(span) = bucket::covering(snapshot, partition, hour).and_then(|file| file.span) {
+            return span;
+        }
+        let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;
+        let whole_day = Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
+        let settled_ms = (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(self.settle_ms + 8 * 86_400_000);
+        let settled = watermark_ms.is_some_and(|watermark_ms| watermark_ms >= settled_ms);
+        if settled { whole_day } else { Span { partition, start_hour: hour, end_hour: hour + 1 } }
+    }
+
+    fn forget_old(&mut self, watermarks: &[Option<i64>]) {
+        let horizon = |partition: u32| {
+            let watermark_ms = watermarks.get(partition as usize).copied().flatten().unwrap_or(i64::MIN / 2);
+            hour_of(watermark_ms.saturating_sub(60 * 86_400_000))
+        };
+        self.dirty.retain(|(_, partition, hour), _| *hour >= horizon(*partition));
+    }
+}
+
+/// The hours of a partition that have overlay rows.
+fn dirty_hours(overlay: &OverlayView, table: Laid, partition: u32) -> Result<Vec<i64>, ProjectorError> {
+    let mut hours = Vec::new();
+    let all = prefix(table, partition, None);
+    let mut from = all.clone();
+    while let Some(key) = overlay.first_from(&all, &from)? {
+        let hour = hour_in(&key).ok_or_else(|| overlay.damaged("an overlay key"))?;
+        hours.push(hour);
+        from = prefix(table, partition, Some(hour + 1));
+    }
+    Ok(hours)
+}
+
+/// The overlay rows of a span; their keys are added to `keys`.
+fn collect(
+    overlay: &OverlayView,
+    table: Laid,
+    span: Span,
+    keys: &mut Vec<Vec<u8>>,
+) -> Result<LaidRows, ProjectorError> {
+    let mut laid = LaidRows::new(table);
+    for hour in span.start_hour..span.end_hour {
+        overlay.each(&prefix(table, span.partition, Some(hour)), |key, value| {
+            keys.push(key.to_vec());
+            let row = LaidRow::from_bytes(table, value).ok_or_else(|| overlay.damaged("an overlay row"))?;
+            let key = OverlayKey::from_bytes(key).ok_or_else(|| overlay.damaged("an overlay key"))?;
+            laid.add(&key, &row);
+            Ok(())
+        })?;
+    }
+    Ok(laid)
+}

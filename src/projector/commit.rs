@@ -1,0 +1,264 @@
+//! Makes what was folded durable: `events`, then the state, then the buckets of `messages` and `sessions`.
+//!
+//! One task does all three, one after the other, while the partitions fold on. Anything that fails ends the run: what
+//! was not made durable is folded again from the log.
+
+use super::buckets::Buckets;
+use super::delta::{Delta, Laying};
+use super::live::Live;
+use super::worker::Layer;
+use super::{ProjectorError, Settings};
+use crate::lake::{Change, FileEntry, Lake, TableName};
+use crate::state::{Batch, FORMAT, Meta, PartitionMark, State};
+use arrow::array::RecordBatch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// A wish that everything folded by now be committed. `done` is answered when it is, and dropped when that failed.
+pub(super) struct Request {
+    pub done: oneshot::Sender<()>,
+}
+
+/// What a partition's task is told.
+pub(super) enum Command {
+    /// Hand over what changed.
+    Freeze(oneshot::Sender<Frozen>),
+    /// It is durable.
+    Thaw,
+}
+
+/// What a partition hands over.
+pub(super) struct Frozen {
+    pub mark: PartitionMark,
+    pub layer: Arc<Layer>,
+    pub deltas: Vec<Arc<Delta>>,
+}
+
+/// Only-tick changes are written this rarely: they can be read again, and an idle table should stay idle.
+const IDLE_COMMIT: Duration = Duration::from_secs(600);
+
+/// The committing task's belongings.
+pub(super) struct Committer {
+    pub settings: Arc<Settings>,
+    pub lake: Arc<Lake>,
+    pub state: State,
+    pub live: Arc<Live>,
+    pub workers: Vec<mpsc::Sender<Command>>,
+    pub flush_wanted: Arc<Notify>,
+    pub buckets: Buckets,
+}
+
+impl Committer {
+    /// Runs until `stop`, then commits once more.
+    pub async fn run(
+        mut self,
+        requests: &mut mpsc::Receiver<Request>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), ProjectorError> {
+        let mut last = Instant::now();
+        let wanted = self.flush_wanted.clone();
+        loop {
+            let mut request = None;
+            let mut stopping = *stop.borrow();
+            if !stopping {
+                tokio::select! {
+                    () = tokio::time::sleep(self.settings.commit_every) => {}
+                    () = wanted.notified() => {}
+                    wish = requests.recv() => request = wish,
+                    _ = stop.wait_for(|stop| *stop) => stopping = true,
+                }
+            }
+            let forced = stopping || request.is_some();
+            if self.flush(forced || last.elapsed() >= IDLE_COMMIT).await? {
+                last = Instant::now();
+            }
+            let all = request.is_some();
+            if all || self.buckets.is_due(self.lagging()) {
+                self.write_buckets(all || stopping).await?;
+            }
+            if let Some(request) = request {
+                // The one who asked may have gone.
+                let _ = request.done.send(());
+            }
+            if stopping {
+                return self.write_buckets(false).await;
+            }
+        }
+    }
+
+    /// Whether the fold is catching up with a log far ahead.
+    fn lagging(&self) -> bool {
+        self.live.status().partitions.iter().any(|partition| partition.log_end > partition.folded + 100_000)
+    }
+
+    /// Archives and stores what was folded; says whether there was anything to do.
+    async fn flush(&mut self, even_if_idle: bool) -> Result<bool, ProjectorError> {
+        let waiting: Vec<_> = (0u32..).zip(&self.workers).map(|(partition, _)| self.live.deltas(partition)).collect();
+        let worthwhile = |delta: &Arc<Delta>| delta.events.is_some() || !delta.rows.is_empty();
+        let busy = waiting.iter().flatten().any(worthwhile);
+        if waiting.iter().all(Vec::is_empty) || !(busy || even_if_idle) {
+            return Ok(false);
+        }
+        drop(waiting);
+        let mut frozen = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let (reply, answer) = oneshot::channel();
+            worker.send(Command::Freeze(reply)).await.map_err(|_| ProjectorError::Stopped)?;
+            frozen.push(answer.await.map_err(|_| ProjectorError::Stopped)?);
+        }
+        let started = Instant::now();
+        let events = self.archive(&frozen).await?;
+        self.settings.metrics.commit_seconds("events", started.elapsed().as_secs_f64());
+        self.store(&frozen).await?;
+        self.buckets.note(frozen.iter().flat_map(|frozen| &frozen.deltas));
+        let counts: Vec<usize> = frozen.iter().map(|frozen| frozen.deltas.len()).collect();
+        self.live.retire(&counts, events);
+        for worker in &self.workers {
+            worker.send(Command::Thaw).await.map_err(|_| ProjectorError::Stopped)?;
+        }
+        Ok(true)
+    }
+
+    /// Commits the new records to `events`, with the positions.
+    async fn archive(&self, frozen: &[Frozen]) -> Result<crate::lake::TableSnapshot, ProjectorError> {
+        let table = self.lake.table(TableName::Events);
+        let before = table.snapshot();
+        let batches: Vec<RecordBatch> =
+            frozen.iter().flat_map(|frozen| &frozen.deltas).filter_map(|delta| delta.events.clone()).collect();
+        let add = self.lake.write_events(batches).await?;
+        let mut positions = BTreeMap::new();
+        let mut watermarks = BTreeMap::new();
+        for (partition, frozen) in (0u32..).zip(frozen) {
+            let old = before.positions.get(&partition).copied();
+            let new = frozen.mark.position;
+            // A state behind the archive folds records that are archived already.
+            if old.is_none_or(|old| old < new) && (new > 0 || old.is_some()) {
+                positions.insert(partition, (old, new));
+            }
+            if let Some(watermark_ms) = frozen.mark.watermark_ms {
+                watermarks.insert(partition, watermark_ms);
+            }
+        }
+        if add.is_empty() && positions.is_empty() {
+            return Ok(before);
+        }
+        Ok(table.commit(Change { add, remove: Vec::new(), positions, watermarks, operation: "archive" }).await?)
+    }
+
+    /// Writes users, timers, overlay rows and positions in one batch.
+    async fn store(&self, frozen: &[Frozen]) -> Result<(), ProjectorError> {
+        let marks = frozen.iter().map(|frozen| frozen.mark.clone()).collect();
+        let meta = Meta {
+            format: FORMAT,
+            log_id: self.settings.log_id.clone(),
+            policies: self.settings.describe_policies(),
+            partitions: marks,
+        };
+        let parts: Vec<_> = frozen.iter().map(|frozen| (frozen.layer.clone(), frozen.deltas.clone())).collect();
+        let state = self.state.clone();
+        let write = move || {
+            let mut batch = state.batch();
+            for (partition, (layer, deltas)) in (0u32..).zip(&parts) {
+                write_layer(&mut batch, partition, layer, deltas.iter().flat_map(|delta| &delta.rows));
+            }
+            batch.set_meta(&meta);
+            batch.commit()
+        };
+        Ok(tokio::task::spawn_blocking(write).await.map_err(|_| ProjectorError::Stopped)??)
+    }
+
+    /// Rewrites the buckets that are due (all that changed, if `all`).
+    async fn write_buckets(&mut self, all: bool) -> Result<(), ProjectorError> {
+        let status = self.live.status();
+        let watermarks: Vec<Option<i64>> = status.partitions.iter().map(|partition| partition.watermark_ms).collect();
+        let positions: BTreeMap<u32, u64> =
+            (0u32..).zip(&status.partitions).map(|(p, partition)| (p, partition.archived)).collect();
+        for name in [TableName::Messages, TableName::Sessions] {
+            let started = Instant::now();
+            let Some(rewrite) = self.buckets.rewrite(name, &self.lake, &self.state, &watermarks, all).await? else {
+                continue;
+            };
+            let table = self.lake.table(name);
+            let old = table.snapshot().positions;
+            let positions = positions
+                .iter()
+                .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && **new > 0)
+                .map(|(partition, new)| (*partition, (old.get(partition).copied(), *new)))
+                .collect();
+            let change = Change {
+                add: rewrite.add,
+                remove: rewrite.remove,
+                positions,
+                watermarks: BTreeMap::new(),
+                operation: "rewrite buckets",
+            };
+            let snapshot = table.commit(change).await?;
+            self.live.set_table(name, snapshot);
+            // Only now: a picture of the older version still needs these rows.
+            self.lift(rewrite.keys).await?;
+            self.settings.metrics.commit_seconds(name.as_str(), started.elapsed().as_secs_f64());
+        }
+        self.buckets.rested();
+        self.maintain().await
+    }
+
+    /// Takes rows off the overlay, now that their files have them.
+    async fn lift(&self, keys: Vec<Vec<u8>>) -> Result<(), ProjectorError> {
+        let state = self.state.clone();
+        let lift = move || {
+            for keys in keys.chunks(100_000) {
+                let mut batch = state.batch();
+                keys.iter().for_each(|key| batch.lift(key));
+                batch.commit()?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(lift).await.map_err(|_| ProjectorError::Stopped)?
+    }
+
+    /// Merges small files, writes checkpoints, deletes what is no longer needed. A failure here is told and tried again
+    /// later: nothing depends on it.
+    async fn maintain(&mut self) -> Result<(), ProjectorError> {
+        if !self.buckets.maintenance_due() {
+            return Ok(());
+        }
+        if let Err(error) = self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.settled_before(&self.settings)).await {
+            tracing::warn!(%error, "tidying the tables failed; it is tried again later");
+        }
+        for name in [TableName::Events, TableName::Messages, TableName::Sessions] {
+            self.live.set_table(name, self.lake.table(name).snapshot());
+        }
+        Ok(())
+    }
+}
+
+/// Adds to a batch what a partition changed.
+pub(super) fn write_layer<'a>(
+    batch: &mut Batch<'_>,
+    partition: u32,
+    layer: &Layer,
+    rows: impl Iterator<Item = &'a Laying>,
+) {
+    for (key, entry) in &layer.users {
+        batch.set_user(partition, key, entry);
+    }
+    for (due_ms, key) in &layer.served {
+        batch.disarm(partition, *due_ms, key);
+    }
+    for (due_ms, key) in &layer.timers {
+        batch.arm(partition, *due_ms, key);
+    }
+    for laying in rows {
+        batch.lay(&laying.key, &laying.row.to_bytes());
+    }
+}
+
+/// Files of one commit.
+pub(super) struct Rewrite {
+    pub add: Vec<FileEntry>,
+    pub remove: Vec<FileEntry>,
+    /// Keys of the overlay rows that the new files have.
+    pub keys: Vec<Vec<u8>>,
+}

@@ -1,0 +1,111 @@
+//! `rebuild`: refolds every archived event, of any age, into new tables and a new state, and switches to them at once.
+
+use super::buckets::Buckets;
+use super::recover::{io, move_into_place, rebuilt_dir, remove, replay};
+use super::{ProjectorError, Settings};
+use crate::lake::{Change, Lake, TableName};
+use crate::state::{Meta, State};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a rebuild tells while it runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress {
+    /// Events refolded, of how many.
+    Folding { done: u64, total: u64 },
+    /// The new tables are being written.
+    Writing,
+    /// The new tables take the place of the old.
+    Switching,
+}
+
+/// Refolds `events` into `sessions`, `messages` and the state. Nothing may run on the data directory meanwhile. Until the
+/// switch the old tables and state stay as they are; a switch that is interrupted is completed by the next start.
+pub async fn rebuild(
+    lake: &Arc<Lake>,
+    data_dir: &Path,
+    settings: Settings,
+    tell: impl Fn(Progress) + Sync,
+) -> Result<(), ProjectorError> {
+    finish_switch(lake, data_dir).await?;
+    let settings = Arc::new(any_age(lake, settings).await?);
+    let dir = rebuilt_dir(data_dir);
+    remove(&dir)?;
+    let state = State::open(&dir, settings.state_bytes())?;
+    let meta = replay(lake, &state, &settings, &|done, total| tell(Progress::Folding { done, total })).await?;
+    tell(Progress::Writing);
+    let name = format!("{:x}", (settings.clock)());
+    let generation = Arc::new(lake.generation(&name).await?);
+    write(&generation, &state, &settings, &meta).await?;
+    drop(state);
+    tell(Progress::Switching);
+    let marker = data_dir.join(MARKER);
+    std::fs::write(&marker, &name)
+        .and_then(|()| std::fs::File::open(&marker)?.sync_all())
+        .and_then(|()| std::fs::File::open(data_dir)?.sync_all())
+        .map_err(|error| io(&marker, &error))?;
+    finish_switch(lake, data_dir).await
+}
+
+/// Its presence says that the generation it names, and the state beside it, are complete.
+const MARKER: &str = "state.switch";
+
+/// The terms under which no archived fact is too late.
+async fn any_age(lake: &Lake, mut settings: Settings) -> Result<Settings, ProjectorError> {
+    settings.any_age = true;
+    let watermarks = lake.table(TableName::Events).snapshot().watermarks;
+    let newest_ms = watermarks.values().max().copied();
+    if let (Some(oldest_ms), Some(newest_ms), Some(lateness_ms)) =
+        (lake.oldest_too_late().await?, newest_ms, settings.lateness_ms)
+    {
+        settings.lateness_ms = Some(lateness_ms.max(newest_ms.saturating_sub(oldest_ms).saturating_add(1)));
+    }
+    Ok(settings)
+}
+
+/// Writes all rows of the state into the generation's tables.
+async fn write(
+    generation: &Lake,
+    state: &State,
+    settings: &Settings,
+    meta: &Meta,
+) -> Result<(), ProjectorError> {
+    let mut buckets = Buckets::new(settings);
+    let watermarks: Vec<Option<i64>> = meta.partitions.iter().map(|mark| mark.watermark_ms).collect();
+    for name in [TableName::Messages, TableName::Sessions] {
+        let Some(rewrite) = buckets.rewrite(name, generation, state, &watermarks, true).await? else { continue };
+        let change = Change {
+            add: rewrite.add,
+            remove: rewrite.remove,
+            positions: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
+            operation: "rebuild",
+        };
+        generation.table(name).commit(change).await?;
+        for keys in rewrite.keys.chunks(100_000) {
+            let mut batch = state.batch();
+            keys.iter().for_each(|key| batch.lift(key));
+            batch.commit()?;
+        }
+    }
+    Ok(())
+}
+
+/// Completes a switch that was begun; does nothing when there is none. Safe to repeat.
+pub async fn finish_switch(lake: &Lake, data_dir: &Path) -> Result<(), ProjectorError> {
+    let marker = data_dir.join(MARKER);
+    let name = match std::fs::read_to_string(&marker) {
+        Ok(name) => name,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(&marker, &error).into()),
+    };
+    lake.adopt(&name).await?;
+    let (new, state) = (rebuilt_dir(data_dir), data_dir.join("state"));
+    if new.exists() {
+        remove(&state)?;
+        move_into_place(&new, &state)?;
+    }
+    std::fs::remove_file(&marker).map_err(|error| io(&marker, &error))?;
+    Ok(())
+}

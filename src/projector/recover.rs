@@ -1,0 +1,177 @@
+//! Rebuilding the state from `events`.
+
+use super::live::{Live, Status};
+use super::worker::{Source, Worker};
+use super::{Parts, ProjectorError, Settings, delta::Delta, tables};
+use crate::lake::rows::read_event;
+use crate::lake::{Lake, TableName};
+use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
+use arrow::array::RecordBatch;
+use futures::{StreamExt, TryStreamExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many partitions are replayed side by side.
+const SIDE_BY_SIDE: usize = 2;
+/// Rows kept in memory between two state batches.
+const ROWS_PER_BATCH: usize = 200_000;
+
+/// Told now and then: archived events replayed, and how many there are.
+pub(super) type Tell<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// Removes the state, and what an unfinished recovery left. What is removed can be rebuilt.
+pub(super) fn discard(data_dir: &Path) -> Result<(), StateError> {
+    for name in ["state", "state.recovering"] {
+        remove(&data_dir.join(name))?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(dir: &Path) -> Result<(), StateError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(dir, &error)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn io(path: &Path, error: &std::io::Error) -> StateError {
+    StateError::Io { path: path.display().to_string(), reason: error.to_string() }
+}
+
+/// Moves a finished state directory to where it is used, durably.
+pub(super) fn move_into_place(from: &Path, to: &Path) -> Result<(), StateError> {
+    std::fs::rename(from, to).map_err(|error| io(from, &error))?;
+    let parent = to.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| io(parent, &error))
+}
+
+/// Makes `data_dir/state` anew from the archived events. Meanwhile queries see the tables as they are.
+pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), ProjectorError> {
+    tracing::warn!("the state is missing or behind another run: rebuilding it from events");
+    let recovering = Status { recovering: Some("starting".into()), ..live.status() };
+    live.reset(None, tables(&parts.lake), recovering);
+    let building = parts.data_dir.join("state.recovering");
+    remove(&building)?;
+    let state = State::open(&building, parts.settings.state_bytes())?;
+    let told = AtomicU64::new(0);
+    let tell = |done: u64, total: u64| {
+        let percent = done * 100 / total.max(1);
+        live.update(|status| status.recovering = Some(format!("{done} of {total} events")));
+        if told.swap(percent / 10, Ordering::Relaxed) != percent / 10 {
+            tracing::info!(done, total, percent, "rebuilding the state from events");
+        }
+    };
+    replay(&parts.lake, &state, &parts.settings, &tell).await?;
+    drop(state);
+    move_into_place(&building, &parts.data_dir.join("state"))?;
+    tracing::info!("the state is rebuilt");
+    Ok(())
+}
+
+/// Folds the whole archive into an empty state, and time on to the archive's watermarks.
+pub(super) async fn replay(
+    lake: &Arc<Lake>,
+    state: &State,
+    settings: &Arc<Settings>,
+    tell: Tell<'_>,
+) -> Result<Meta, ProjectorError> {
+    let events = lake.table(TableName::Events).snapshot();
+    let total: u64 = events.files.values().map(|file| file.rows).sum();
+    let done = AtomicU64::new(0);
+    let marks: Vec<(u32, PartitionMark)> = futures::stream::iter(0..settings.partitions)
+        .map(|partition| {
+            let (events, done) = (&events, &done);
+            let target = PartitionMark {
+                position: events.positions.get(&partition).copied().unwrap_or(0),
+                watermark_ms: events.watermarks.get(&partition).copied(),
+                ..PartitionMark::default()
+            };
+            async move {
+                let mut replay = Replay::new(partition, settings.clone(), state.clone());
+                let mut archive = lake.archive(partition).await?;
+                while let Some(batch) = archive.try_next().await? {
+                    tokio::task::block_in_place(|| replay.fold(&batch))?;
+                    tell(done.fetch_add(batch.num_rows() as u64, Ordering::Relaxed) + batch.num_rows() as u64, total);
+                }
+                tokio::task::block_in_place(|| replay.finish(&target)).map(|mark| (partition, mark))
+            }
+        })
+        .buffer_unordered(SIDE_BY_SIDE)
+        .try_collect()
+        .await?;
+    let mut partitions = vec![PartitionMark::default(); settings.partitions as usize];
+    for (partition, mark) in marks {
+        partitions[partition as usize] = mark;
+    }
+    let policies = settings.describe_policies();
+    let meta = Meta { format: FORMAT, log_id: settings.log_id.clone(), policies, partitions };
+    let mut batch = state.batch();
+    batch.set_meta(&meta);
+    batch.commit()?;
+    Ok(meta)
+}
+
+/// The replay of one partition.
+struct Replay {
+    partition: u32,
+    worker: Worker,
+    state: State,
+    deltas: Vec<Delta>,
+    rows: usize,
+    limit: usize,
+}
+
+impl Replay {
+    fn new(partition: u32, settings: Arc<Settings>, state: State) -> Self {
+        let limit = settings.layer_bytes();
+        let worker = Worker::new(partition, settings, state.clone(), PartitionMark::default());
+        Self { partition, worker, state, deltas: Vec::new(), rows: 0, limit }
+    }
+
+    fn fold(&mut self, batch: &RecordBatch) -> Result<(), ProjectorError> {
+        let mut records = Vec::with_capacity(batch.num_rows());
+        let mut recorded = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let (_, record, disposition) = read_event(batch, row)?;
+            records.push(record);
+            recorded.push(disposition);
+        }
+        let delta = self.worker.fold(&records, Some(&recorded), Source::Archive)?;
+        self.keep(delta)
+    }
+
+    fn keep(&mut self, delta: Delta) -> Result<(), ProjectorError> {
+        self.rows += delta.rows.len();
+        self.deltas.push(delta);
+        if self.rows >= ROWS_PER_BATCH || self.worker.bytes() >= self.limit {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<PartitionMark, ProjectorError> {
+        let (mark, layer) = self.worker.freeze();
+        let mut batch = self.state.batch();
+        super::commit::write_layer(&mut batch, self.partition, &layer, self.deltas.iter().flat_map(|delta| &delta.rows));
+        batch.commit()?;
+        self.worker.thaw();
+        self.deltas.clear();
+        self.rows = 0;
+        Ok(mark)
+    }
+
+    /// Ticks are not archived: moves time on to where it was.
+    fn finish(&mut self, target: &PartitionMark) -> Result<PartitionMark, ProjectorError> {
+        if let Some(watermark_ms) = target.watermark_ms {
+            let delta = self.worker.advance(watermark_ms, target.position)?;
+            self.keep(delta)?;
+        }
+        self.flush()
+    }
+}
+
+/// Where a rebuild makes its state.
+pub(super) fn rebuilt_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("state.rebuilt")
+}
