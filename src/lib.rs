@@ -32,5 +32,6 @@
 //! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
 
 pub mod event;
+pub mod log;
 pub mod session;
 pub mod state;

@@ -4,9 +4,13 @@
 //! export files, [`binary`] the headers-and-value form of Kafka, [`frame`] the compact form of the embedded log.
 //! [`Reading`] is what the fold learns from one event: account, user, facts, or why there are none.
 
+pub mod binary;
+pub mod frame;
 pub mod identity;
 pub mod payload;
 pub mod reading;
+pub mod structured;
+pub mod time;
 
 pub use reading::{Disposition, Fact, Method, Origin, Outbound, Reading, Receipt, read};
 
@@ -77,4 +81,39 @@ pub struct Record {
     /// When the log took it, by the log's clock, in µs since the epoch, UTC.
     pub appended_at_us: i64,
     pub event: Event,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Events with hostile texts and data, as far as CloudEvents allows them.
+    pub fn any_event() -> impl Strategy<Value = Event> {
+        let text = "[ -~äш€😀\"\\\\\u{1}]{1,12}";
+        let data = prop_oneof![
+            Just(Vec::new()),
+            proptest::collection::vec(any::<u8>(), 0..40),
+            Just(br#"{"a":[1,2.50,"\u0041"],"a":18446744073709551615}"#.to_vec()),
+            Just(b" {} ".to_vec()),
+            Just(b"{\n}".to_vec()),
+            Just(b"null".to_vec()),
+        ];
+        let time = proptest::option::of(0..4_000_000_000_000_000i64);
+        let optional = || proptest::option::of(text);
+        let extensions = proptest::collection::btree_map("x[a-z0-9]{1,8}", text, 0..3);
+        (text, text, text, optional(), time, optional(), optional(), extensions, data).prop_map(
+            |(id, source, kind, subject, time_us, content_type, signature, extensions, data)| Event {
+                id,
+                source,
+                kind,
+                subject,
+                time_us,
+                content_type,
+                signature,
+                extensions: extensions.into_iter().collect(),
+                data,
+            },
+        )
+    }
 }

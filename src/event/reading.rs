@@ -70,13 +70,8 @@ pub enum Disposition {
 
 impl Disposition {
     /// All of them.
-    pub const ALL: [Disposition; 5] = [
-        Disposition::Malformed,
-        Disposition::Info,
-        Disposition::TooLate,
-        Disposition::Duplicate,
-        Disposition::Fact,
-    ];
+    pub const ALL: [Disposition; 5] =
+        [Disposition::Malformed, Disposition::Info, Disposition::TooLate, Disposition::Duplicate, Disposition::Fact];
 
     /// The word of the `disposition` column.
     pub fn as_str(self) -> &'static str {
@@ -247,11 +242,8 @@ fn read_call<'a>(event: &'a Event, reading: &mut Reading<'a>) {
         reading.token = response.message_token.token();
         reading.billing_status = response.billing_status.number().and_then(|n| i32::try_from(n).ok());
         if reading.kind == "get_user_details" && status == Some(0) {
-            reading.country = response
-                .user
-                .object()
-                .and_then(|user| text(&user.country))
-                .filter(|country| !country.is_empty());
+            reading.country =
+                response.user.object().and_then(|user| text(&user.country)).filter(|country| !country.is_empty());
         }
     }
     let method = match reading.kind {

@@ -4,6 +4,9 @@
 
 pub mod embedded;
 pub mod partitioner;
+mod store;
+#[cfg(test)]
+mod suite;
 
 use crate::event::{Event, Record};
 use async_trait::async_trait;
@@ -42,10 +45,14 @@ pub enum LogError {
     )]
     Gone { log: LogId, partition: u32, wanted: u64, start: u64, end: u64 },
     /// The log was made with another number of partitions. No retry helps.
-    #[error("this log was made with {made} partitions, the config asks for {asked}: the number is fixed once made; set [log] partitions = {made}")]
+    #[error(
+        "this log was made with {made} partitions, the config asks for {asked}: the number is fixed once made; set [log] partitions = {made}"
+    )]
     Partitions { made: u32, asked: u32 },
     /// Another process holds the data directory. Stop it first.
-    #[error("{path} is in use by another counterbat process: stop it, or work through it (sql, import and export do so by themselves)")]
+    #[error(
+        "{path} is in use by another counterbat process: stop it, or work through it (sql, import and export do so by themselves)"
+    )]
     InUse { path: String },
     /// The log on disk is damaged or of a foreign version.
     #[error("the log in {path} cannot be opened: {reason}")]
@@ -75,8 +82,13 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Reads records of a partition from `from` on, at most `max_records` and about `max_bytes` of data (at least
     /// one record if there is one). Empty at the end of the log.
-    async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize)
-    -> Result<Vec<Record>, LogError>;
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, LogError>;
 
     /// First offset still held, and the offset the next record will get.
     async fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError>;

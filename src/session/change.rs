@@ -41,6 +41,8 @@ fn changes<'a, R: PartialEq, K: Hash + Eq>(
             was => changed.push(Change { before: was, after: Some(row) }),
         }
     }
-    changed.extend(before.iter().filter(|row| old.contains_key(&key(row))).map(|row| Change { before: Some(row), after: None }));
+    changed.extend(
+        before.iter().filter(|row| old.contains_key(&key(row))).map(|row| Change { before: Some(row), after: None }),
+    );
     changed
 }

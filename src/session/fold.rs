@@ -3,8 +3,8 @@
 use super::policy::{Anchor, PolicyChain};
 use super::row::{CloseReason, Expected, Kind, MessageRow, SessionId, SessionRow, SessionState, Verdict};
 use super::user::{Deed, Mark, Message, Recent, Sending, Session, User};
-use compact_str::CompactString;
 use borsh::{BorshDeserialize, BorshSerialize};
+use compact_str::CompactString;
 use sha2::{Digest, Sha256};
 
 /// What the fold of one account goes by. Durations in ms.
@@ -250,7 +250,8 @@ impl User {
                 let end_ms = match at {
                     Some(at) => frontier.sessions[at].ending().0,
                     None => {
-                        due(next_change(message.sent_at_ms, watermark_ms, terms).max(terms.settles_at(message.sent_at_ms)));
+                        due(next_change(message.sent_at_ms, watermark_ms, terms)
+                            .max(terms.settles_at(message.sent_at_ms)));
                         message.sent_at_ms
                     }
                 };

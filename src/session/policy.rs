@@ -115,7 +115,8 @@ impl PolicyChain {
 
     /// The chain in words: names, and the ms from which each later one holds.
     pub fn describe(&self) -> String {
-        let later: Vec<String> = self.later.iter().map(|(start_ms, policy)| format!(", {} from {start_ms}", policy.name)).collect();
+        let later: Vec<String> =
+            self.later.iter().map(|(start_ms, policy)| format!(", {} from {start_ms}", policy.name)).collect();
         format!("{}{}", self.first.name, later.concat())
     }
 
@@ -134,7 +135,8 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CompactString, D::
 
 fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration_ms(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no duration such as \"24h\" or \"7d\"")))
+    parse_duration_ms(&text)
+        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no duration such as \"24h\" or \"7d\"")))
 }
 
 fn optional_duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {

@@ -1,7 +1,7 @@
 //! What the fold gives: rows of `sessions` and `messages` (spec §5), without the user they belong to. Pure.
 
-use compact_str::CompactString;
 use borsh::{BorshDeserialize, BorshSerialize};
+use compact_str::CompactString;
 
 /// `session_id`: the first 16 bytes of a SHA-256 (spec §3); shown as 32 hex digits.
 pub type SessionId = [u8; 16];

@@ -95,7 +95,8 @@ fn events(history: &str) -> Vec<Event> {
             let value: Value = serde_json::from_str(&line).unwrap();
             let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
             let raw: BTreeMap<String, Box<serde_json::value::RawValue>> = serde_json::from_str(&line).unwrap();
-            let time_us = text("time").map(|time| chrono::DateTime::parse_from_rfc3339(&time).unwrap().timestamp_micros());
+            let time_us =
+                text("time").map(|time| chrono::DateTime::parse_from_rfc3339(&time).unwrap().timestamp_micros());
             Event {
                 id: text("id").unwrap(),
                 source: text("source").unwrap(),
@@ -160,7 +161,8 @@ fn assert_golden(history: &str, policy: &str, partition: &Partition) {
     };
     let sessions = sorted(partition.sessions.values().map(|(account, user, row)| session_json(account, user, row)));
     let messages = sorted(partition.messages.iter().map(|(key, row)| message_json(&key.0, &key.1, row)));
-    for (name, ours, theirs) in [("sessions", sessions, golden("sessions")), ("messages", messages, golden("messages"))] {
+    for (name, ours, theirs) in [("sessions", sessions, golden("sessions")), ("messages", messages, golden("messages"))]
+    {
         for (our, their) in ours.iter().zip(&theirs) {
             assert_eq!(our, their, "{history} {policy} {name}");
         }
@@ -217,10 +219,16 @@ fn life() -> impl Strategy<Value = Vec<Event>> {
             let user = ["a", "b"][usize::from(user)];
             let country = ["UA", "PL", "DE"][usize::from(country)];
             let (kind, data) = match what {
-                0 | 1 => ("callback.message", json!({"timestamp": t_ms, "message_token": n,
-                    "sender": {"id": user, "country": country}})),
-                2 | 3 => ("api.send_message", json!({"request": {"type": "text", "tracking_data": format!("t{token}")},
-                    "response": {"status": 0, "message_token": token, "billing_status": billing}})),
+                0 | 1 => (
+                    "callback.message",
+                    json!({"timestamp": t_ms, "message_token": n,
+                    "sender": {"id": user, "country": country}}),
+                ),
+                2 | 3 => (
+                    "api.send_message",
+                    json!({"request": {"type": "text", "tracking_data": format!("t{token}")},
+                    "response": {"status": 0, "message_token": token, "billing_status": billing}}),
+                ),
                 4 => ("callback.delivered", json!({"timestamp": t_ms, "message_token": token})),
                 5 => ("callback.seen", json!({"timestamp": t_ms, "message_token": token})),
                 6 => ("callback.failed", json!({"timestamp": t_ms, "message_token": token, "desc": format!("f{n}")})),

@@ -7,8 +7,8 @@
 use super::fold::{Frontier, Terms};
 use super::row::SessionId;
 use crate::event::{Disposition, Fact, Outbound, Reading, Receipt};
-use compact_str::CompactString;
 use borsh::{BorshDeserialize, BorshSerialize};
+use compact_str::CompactString;
 
 /// Receipts of one message: of each kind the earliest, in ms.
 #[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -286,9 +286,7 @@ impl User {
     pub(super) fn earliest_waiting(&self) -> Option<i64> {
         self.waiting
             .iter()
-            .flat_map(|waiting| {
-                [waiting.receipts.delivered_ms, waiting.receipts.seen_ms, waiting.receipts.failed_ms]
-            })
+            .flat_map(|waiting| [waiting.receipts.delivered_ms, waiting.receipts.seen_ms, waiting.receipts.failed_ms])
             .flatten()
             .min()
     }

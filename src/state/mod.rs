@@ -258,7 +258,11 @@ pub struct OverlayView {
 
 impl OverlayView {
     /// Calls `each` with key and value of every row whose key starts with `prefix`.
-    pub fn each(&self, prefix: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>) -> Result<(), StateError> {
+    pub fn each(
+        &self,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
         for guard in self.snapshot.prefix(&self.state.overlay, prefix) {
             let (key, value) = guard.into_inner().map_err(|error| self.state.error(error))?;
             each(&key, &value)?;
