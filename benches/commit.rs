@@ -52,7 +52,8 @@ fn main() {
     for table in ["events", "messages", "sessions"] {
         let added = after.iter().filter(|(path, _)| path.starts_with(lake.join(table)) && !before.contains_key(*path));
         let (count, bytes) = added.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes));
-        let all: u64 = after.iter().filter(|(path, _)| path.starts_with(lake.join(table))).map(|(_, bytes)| bytes).sum();
+        let all: u64 =
+            after.iter().filter(|(path, _)| path.starts_with(lake.join(table))).map(|(_, bytes)| bytes).sum();
         println!("| {table}: {count} new files after {new} events | {} of {} |", size(bytes), size(all));
     }
     println!("| all bytes the process wrote (log, state, tables) | {} |", size(written));

@@ -19,10 +19,8 @@ fn main() {
     let facts = number("--facts", 10_000_000);
     let users = number("--users", 1_000_000);
     let plan = Plan { seed: 2, events: facts as usize, users, start_ms: MARCH_MS, span_ms: 30 * DAY_MS };
-    let events: Vec<Generated> = history(&plan)
-        .into_iter()
-        .filter(|event| !matches!(event.what, What::Started | What::Refused))
-        .collect();
+    let events: Vec<Generated> =
+        history(&plan).into_iter().filter(|event| !matches!(event.what, What::Started | What::Refused)).collect();
     let ids: Vec<String> = (0..users).map(user_id).collect();
     let facts = events.len() as u64;
     println!("{facts} facts of {users} users, one core");

@@ -23,7 +23,8 @@ fn main() {
     let memory = format!("fold.memory = \"{}MiB\"", number("--memory", 256));
     let home = Home::new(&[&memory]);
 
-    let mut child = home.command(&["import", "--wait", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    let mut child =
+        home.command(&["import", "--wait", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let pid = child.id();
     let input = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || write_messages(input, messages, users));

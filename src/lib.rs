@@ -35,3 +35,4 @@ pub mod event;
 pub mod log;
 pub mod session;
 pub mod state;
+pub mod transfer;

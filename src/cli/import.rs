@@ -94,12 +94,7 @@ fn open(path: &Path, meter: &Meter) -> Result<Box<dyn Read + Send>> {
     source::unpack(meter.wrap(raw), &name).with_context(|| format!("cannot read {name}"))
 }
 
-async fn import_offline(
-    args: &ImportArgs,
-    offline: Offline,
-    skip: Option<SkipBad>,
-    meter: &Meter,
-) -> Result<Summary> {
+async fn import_offline(args: &ImportArgs, offline: Offline, skip: Option<SkipBad>, meter: &Meter) -> Result<Summary> {
     // With --wait the fold runs while the events are appended; without, they are only appended.
     let projector = if args.wait { Some(offline.start_projector().await?) } else { None };
     let watermarks = match &projector {

@@ -24,10 +24,9 @@ impl Meter {
             total = total.zip(length).map(|(sum, length)| sum + length);
         }
         Ok(match total {
-            Some(total) => Self::new(
-                ProgressBar::new(total),
-                "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left {msg}",
-            ),
+            Some(total) => {
+                Self::new(ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left {msg}")
+            }
             None => Self::of_stream_with("{spinner} {bytes} {bytes_per_sec} {msg}"),
         })
     }

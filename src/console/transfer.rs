@@ -88,15 +88,11 @@ async fn import(
 ) -> Result<Response, Problem> {
     let skipped = Arc::new(Mutex::new(Vec::new()));
     let watermarks = live_watermarks(&transfer.projector);
-    let mut importer = Importer::new(
-        transfer.log.clone(),
-        transfer.clock.clone(),
-        watermarks(),
-        transfer.allowed_lateness_ms,
-    )
-    .beside(watermarks)
-    .append_late(query.late)
-    .skip_bad(query.skip_bad.then(|| remember(skipped.clone())));
+    let mut importer =
+        Importer::new(transfer.log.clone(), transfer.clock.clone(), watermarks(), transfer.allowed_lateness_ms)
+            .beside(watermarks)
+            .append_late(query.late)
+            .skip_bad(query.skip_bad.then(|| remember(skipped.clone())));
 
     // Before the first event: what an earlier piece appended must be in the watermarks this one is held against.
     let ends = log_ends(&transfer).await?;

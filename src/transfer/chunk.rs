@@ -143,8 +143,6 @@ fn parse_line(text: &[u8], partitions: u32, now_us: i64) -> Content {
         Err(error) => return Content::Bad { reason: error.to_string(), text: text.to_vec() },
     };
     let partition = match partitioner::route(&event, partitions) {
-        // An imported tick moves every partition, whichever it was written for (spec §2).
-        _ if event.is_tick() => None,
         Route::One(partition) => Some(partition),
         Route::Every => None,
     };

@@ -10,3 +10,6 @@ pub mod source;
 
 pub use export::{ExportError, Exporter, Filter};
 pub use import::{ImportError, Importer, Outcome, Skipped, Stop, Summary};
+
+#[cfg(test)]
+mod tests;

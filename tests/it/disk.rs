@@ -94,9 +94,7 @@ fn post_is_refused_clearly(text: &str) -> bool {
 /// Every acknowledged callback is there; refused ones may be.
 fn assert_holds(acknowledged: &[u64], number: impl Fn(&str) -> i64) {
     let list: Vec<String> = acknowledged.iter().map(u64::to_string).collect();
-    let query = format!(
-        "select count(distinct message_token) from events where message_token in ({})",
-        list.join(", ")
-    );
+    let query =
+        format!("select count(distinct message_token) from events where message_token in ({})", list.join(", "));
     assert_eq!(number(&query), acknowledged.len() as i64);
 }

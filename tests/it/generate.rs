@@ -214,7 +214,9 @@ impl Generated {
             COUNTRIES[(user % 6) as usize],
         );
         let head = |event: &str| {
-            format!(r#"{{"event":"{event}","timestamp":{t_ms},"chat_hostname":"SN-CALLBACK-02_","message_token":{token}"#)
+            format!(
+                r#"{{"event":"{event}","timestamp":{t_ms},"chat_hostname":"SN-CALLBACK-02_","message_token":{token}"#
+            )
         };
         match self.what {
             What::Message => {
@@ -253,7 +255,9 @@ impl Generated {
         let kind = ["text", "picture", "rich_media"][(self.token % 3) as usize];
         let text = self.text(20 + (self.token % 60) as usize);
         let tracking = self.token % 1000;
-        format!(r#""min_api_version":1,"type":"{kind}","sender":{{"name":"Shop"}},"tracking_data":"t{tracking}","text":"{text}""#)
+        format!(
+            r#""min_api_version":1,"type":"{kind}","sender":{{"name":"Shop"}},"tracking_data":"t{tracking}","text":"{text}""#
+        )
     }
 
     fn response(&self, billing: i32) -> String {

@@ -75,9 +75,10 @@ fn the_views_answer() {
         let over_http = server.number(&format!("select count(*) from {view}"));
         assert_eq!(over_http, home.number(&format!("select count(*) from {view}")), "{view}");
     }
-    assert_eq!(server.number("select count(*) from users"), server.number(
-        "select count(*) from (select distinct account, user_id from events where user_id is not null)",
-    ));
+    assert_eq!(
+        server.number("select count(*) from users"),
+        server.number("select count(*) from (select distinct account, user_id from events where user_id is not null)",)
+    );
     assert_eq!(server.number("select sum(sessions) from users"), server.number("select count(*) from sessions"));
 }
 

@@ -31,9 +31,8 @@ fn module(file: &Path) -> String {
 fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let text = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`")?.strip_suffix(" |"));
-    let rows: Vec<(String, &str)> = rows
-        .map(|row| (row.split('`').next().unwrap().to_owned(), row.rsplit(" | ").next().unwrap()))
-        .collect();
+    let rows: Vec<(String, &str)> =
+        rows.map(|row| (row.split('`').next().unwrap().to_owned(), row.rsplit(" | ").next().unwrap())).collect();
     let leaves: Vec<&str> =
         rows.iter().filter(|(_, may)| *may == "nothing of ours").map(|(name, _)| name.as_str()).collect();
     rows.iter()
@@ -107,7 +106,9 @@ fn events_and_the_fold_are_pure() {
             continue;
         }
         let code = code(&file);
-        for word in ["std::time", "std::fs", "std::thread", "std::net", "std::env", "tokio", "rand::", "Utc::now", "SystemTime"] {
+        for word in
+            ["std::time", "std::fs", "std::thread", "std::net", "std::env", "tokio", "rand::", "Utc::now", "SystemTime"]
+        {
             if code.contains(word) {
                 wrong.push(format!("{}: {word}", file.display()));
             }

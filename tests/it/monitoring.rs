@@ -40,7 +40,8 @@ fn the_counters_are_those_of_sql() {
         let series = format!(r#"counterbat_events_total{{disposition="{}"}}"#, row["disposition"].as_str().unwrap());
         assert_eq!(server.metric(&series) as i64, row["n"].as_i64().unwrap(), "{series}");
     }
-    let open = server.number("select count(*) from sessions where state = 'open' and account = 'bot1' and kind = 'service'");
+    let open =
+        server.number("select count(*) from sessions where state = 'open' and account = 'bot1' and kind = 'service'");
     let series = r#"counterbat_sessions_open{account="bot1",kind="service"}"#;
     until("the gauge", || server.metric(series) as i64, |value| *value == open);
 }
