@@ -14,9 +14,9 @@
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
 //! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
 //! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log | `event` |
-//! | [`config`] | settings: commented defaults, strict load | nothing of ours |
-//! | [`metrics`] | instruments with verb methods | nothing of ours |
-//! | [`gateway`] | Viber's callbacks and calls: verify, append, relay | `event`, `log`, leaves |
+//! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
+//! | [`metrics`] | instruments with verb methods | `event`, `session` |
+//! | [`gateway`] | Viber's callbacks and calls: verify, append, relay | `event`, `log`, `metrics` |
 //! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, leaves |
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake` |
@@ -31,8 +31,11 @@
 //! - `event` and `session` know no clock, file, thread or randomness: the same events give the same rows.
 //! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
 
+pub mod config;
 pub mod event;
+pub mod lake;
 pub mod log;
+pub mod metrics;
 pub mod session;
 pub mod state;
 pub mod transfer;

@@ -8,8 +8,8 @@ use super::commit::Rewrite;
 use super::delta::Delta;
 use super::live::LaidRows;
 use super::{ProjectorError, Settings};
-use crate::lake::bucket::{self, Span};
-use crate::lake::{FileEntry, Lake, TableName, TableSnapshot};
+use crate::lake::bucket::{self, Index, Span};
+use crate::lake::{FileEntry, Lake, TableName};
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, hour_in, hour_of, prefix};
 use crate::state::{OverlayView, State};
 use rustc_hash::FxHashMap;
@@ -113,11 +113,12 @@ impl Buckets {
         };
         let overlay = state.overlay();
         let snapshot = lake.table(name).snapshot();
+        let index = bucket::index(&snapshot);
         let mut spans: BTreeMap<Span, Vec<i64>> = BTreeMap::new();
         for (partition, watermark_ms) in (0u32..).zip(watermarks) {
             for hour in dirty_hours(&overlay, table, partition)? {
                 if all || self.hour_is_due(table, partition, hour, *watermark_ms) {
-                    let span = self.span_for(&snapshot, partition, hour, *watermark_ms);
+                    let span = self.span_for(&index, partition, hour, *watermark_ms);
                     spans.entry(span).or_default().push(hour);
                 }
             }
@@ -126,7 +127,6 @@ impl Buckets {
             return Ok(None);
         }
         let mut rewrite = Rewrite { add: Vec::new(), remove: Vec::new(), keys: Vec::new() };
-        let index = bucket::index(&snapshot);
         for (span, hours) in spans {
             let old: Vec<FileEntry> = index.overlapping(span).cloned().collect();
             let laid = collect(&overlay, table, span, &mut rewrite.keys)?;
@@ -152,8 +152,8 @@ impl Buckets {
     }
 
     /// The span to write for an hour: that of the file that has it, else its day where the day is settled, else itself.
-    fn span_for(&self, snapshot: &TableSnapshot, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
-        if let Some(span) = bucket::covering(snapshot, partition, hour).and_then(|file| file.span) {
+    fn span_for(&self, index: &Index<'_>, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
+        if index.covering(partition, hour).and_then(|file| file.span) {
             return span;
         }
         let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;

@@ -1,0 +1,201 @@
+//! `[[accounts]]`: the bots, their tokens and their policies.
+
+use super::load::ConfigError;
+use crate::event::is_account_name;
+use crate::session::policy::Policy;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Text that is never shown: not in logs, not by `{:?}`, not by `counterbat config`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The secret itself. Only for computing with it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(secret)")
+    }
+}
+
+/// Where an account's token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    Inline(Secret),
+    /// In this environment variable.
+    Env(String),
+    /// In this file, white space around it cut off.
+    File(PathBuf),
+}
+
+/// A policy, and from when it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyFrom {
+    /// ms since the epoch, UTC; `None` for the account's first policy.
+    pub valid_from_ms: Option<i64>,
+    pub policy: String,
+}
+
+/// A bot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub name: String,
+    pub token: TokenSource,
+    /// In order of time; empty where `[fold] policy` holds.
+    pub policies: Vec<PolicyFrom>,
+}
+
+impl Account {
+    /// Reads the token from where it is.
+    pub fn read_token(&self) -> Result<Secret, ConfigError> {
+        let refuse = |reason: String| ConfigError::Token { account: self.name.clone(), reason };
+        let text = match &self.token {
+            TokenSource::Inline(secret) => secret.reveal().to_owned(),
+            TokenSource::Env(name) => {
+                std::env::var(name).map_err(|_| refuse(format!("environment variable {name} is not set")))?
+            }
+            TokenSource::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| refuse(format!("{}: {error}", path.display())))?
+            }
+        };
+        let text = text.trim();
+        // It travels in an HTTP header, so anything else could not be Viber's.
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(refuse("it is empty or has characters no token has".to_owned()));
+        }
+        Ok(Secret::new(text))
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_env: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policies: Option<Vec<WrittenPolicy>>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPolicy {
+    policy: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_from: Option<String>,
+}
+
+impl Written {
+    fn account(self) -> Result<Account, String> {
+        let name = self.name;
+        if !is_account_name(&name) {
+            return Err(format!("name: `{name}` is not of the form [a-z0-9_-]{{1,64}}"));
+        }
+        let token = match (self.token, self.token_env, self.token_file) {
+            (Some(token), None, None) => TokenSource::Inline(Secret::new(token)),
+            (None, Some(variable), None) => TokenSource::Env(variable),
+            (None, None, Some(file)) => TokenSource::File(file),
+            _ => return Err(format!("account `{name}` needs one of token, token_env and token_file")),
+        };
+        let policies = match (self.policy, self.policies) {
+            (None, None) => Vec::new(),
+            (Some(policy), None) => vec![PolicyFrom { valid_from_ms: None, policy }],
+            (None, Some(chain)) => chain.into_iter().map(WrittenPolicy::read).collect::<Result<_, _>>()?,
+            (Some(_), Some(_)) => return Err(format!("account `{name}` has both policy and policies: give one")),
+        };
+        for from in &policies {
+            Policy::named(&from.policy).map_err(|error| error.to_string())?;
+        }
+        let starts: Vec<Option<i64>> = policies.iter().map(|from| from.valid_from_ms).collect();
+        if starts.first().is_some_and(Option::is_some) || !starts.is_sorted_by(|a, b| a < b) {
+            return Err(format!(
+                "account `{name}`: the first of policies has no valid_from, each later one a later valid_from than the one before"
+            ));
+        }
+        Ok(Account { name, token, policies })
+    }
+}
+
+impl WrittenPolicy {
+    fn read(self) -> Result<PolicyFrom, String> {
+        let valid_from_ms = self.valid_from.as_deref().map(date_ms).transpose()?;
+        Ok(PolicyFrom { valid_from_ms, policy: self.policy })
+    }
+}
+
+fn date_ms(text: &str) -> Result<i64, String> {
+    chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .map(|date| date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
+        .map_err(|_| format!("valid_from: `{text}` is no date such as \"2026-03-01\""))
+}
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Written::deserialize(deserializer)?.account().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let policies: Vec<WrittenPolicy> = self
+            .policies
+            .iter()
+            .map(|from| WrittenPolicy {
+                policy: from.policy.clone(),
+                valid_from: from
+                    .valid_from_ms
+                    .and_then(chrono::DateTime::from_timestamp_millis)
+                    .map(|start| start.format("%Y-%m-%d").to_string()),
+            })
+            .collect();
+        let mut written = Written {
+            name: self.name.clone(),
+            token: None,
+            token_env: None,
+            token_file: None,
+            policy: None,
+            policies: (!policies.is_empty()).then_some(policies),
+        };
+        match &self.token {
+            TokenSource::Inline(_) => written.token = Some("(secret)".into()),
+            TokenSource::Env(variable) => written.token_env = Some(variable.clone()),
+            TokenSource::File(file) => written.token_file = Some(file.clone()),
+        }
+        written.serialize(serializer)
+    }
+}
+
+/// Accounts whose names differ.
+pub(super) fn all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Account>, D::Error> {
+    let accounts = Vec::<Account>::deserialize(deserializer)?;
+    for (n, account) in accounts.iter().enumerate() {
+        if accounts[..n].iter().any(|earlier| earlier.name == account.name) {
+            return Err(D::Error::custom(format!("there are two accounts named `{}`", account.name)));
+        }
+    }
+    Ok(accounts)
+}

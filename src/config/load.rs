@@ -1,0 +1,236 @@
+//! Reading the settings: file, then environment, then flags.
+
+use super::{Config, TokenSource};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// The file that is read where none is named; it may be missing.
+pub const DEFAULT_FILE: &str = "counterbat.toml";
+const PREFIX: &str = "COUNTERBAT_";
+
+/// Why the settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was named cannot be read.
+    #[error("{path}: {error}")]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    /// The text says where and what is wrong.
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: Box<toml::de::Error> },
+    /// A variable of ours that sets nothing, or sets a bad value.
+    #[error("environment variable {name}: {reason}")]
+    Variable { name: String, reason: String },
+    /// A token cannot be read.
+    #[error("the token of account `{account}`: {reason}")]
+    Token { account: String, reason: String },
+}
+
+impl Config {
+    /// Reads the named file, or [`DEFAULT_FILE`] where it exists, lays the `COUNTERBAT_` variables of `env` over it, and
+    /// `data_dir` over both.
+    pub fn load(
+        file: Option<&Path>,
+        data_dir: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(ConfigError::Unreadable { path: path.to_owned(), error }),
+        };
+        let mut config = Self::parse(&text, env).map_err(|error| match error {
+            ConfigError::File { error, .. } => ConfigError::File { path: path.to_owned(), error },
+            other => other,
+        })?;
+        if let Some(dir) = data_dir {
+            config.data_dir = dir.to_owned();
+        }
+        Ok(config)
+    }
+
+    /// Reads settings from TOML, with the `COUNTERBAT_` variables of `env` laid over it.
+    fn parse(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let refuse = |error| ConfigError::File { path: PathBuf::new(), error: Box::new(error) };
+        // Once from the text, so that errors name the line.
+        let config: Config = toml::from_str(text).map_err(refuse)?;
+        let mut table: Table = text.parse().map_err(refuse)?;
+        let mut changed = false;
+        let mut variables: Vec<(String, String)> =
+            env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        variables.sort();
+        for (name, value) in variables {
+            if config.accounts.iter().any(|account| matches!(&account.token, TokenSource::Env(own) if *own == name)) {
+                continue;
+            }
+            lay(&mut table, &name, &value)?;
+            changed = true;
+        }
+        // Each variable was tried by itself and the file too, so this fails only where they do not fit together.
+        if changed { Config::deserialize(table).map_err(refuse) } else { Ok(config) }
+    }
+}
+
+/// Lays one variable over the table.
+fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
+    let keys: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+    let mut refused = None;
+    let literal = || format!("value = {value}").parse::<Table>().ok().and_then(|mut read| read.remove("value"));
+    for candidate in [Some(Value::String(value.to_owned())), literal()].into_iter().flatten() {
+        match Config::deserialize(alone(&keys, candidate.clone())) {
+            Ok(_) => {
+                set(table, &keys, candidate);
+                return Ok(());
+            }
+            Err(error) => refused.get_or_insert(error),
+        };
+    }
+    let reason = refused.map_or_else(String::new, |error| error.message().to_owned());
+    Err(ConfigError::Variable { name: name.to_owned(), reason })
+}
+
+fn alone(keys: &[String], value: Value) -> Table {
+    let mut table = Table::new();
+    set(&mut table, keys, value);
+    table
+}
+
+fn set(table: &mut Table, keys: &[String], value: Value) {
+    match keys {
+        [] => {}
+        [key] => {
+            table.insert(key.clone(), value);
+        }
+        [section, rest @ ..] => {
+            let inner = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use std::time::Duration;
+
+    fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(text, env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_manual_states_the_defaults() {
+        assert_eq!(parse(DEFAULT_TOML, &[]), Ok(Config::default()));
+        assert_eq!(parse("", &[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_manual_names_every_setting() {
+        let all = toml::to_string(&Config {
+            lake: Lake { url: Some("x".into()), ..Lake::default() },
+            log: Log { retention_age: Some(Span::days(1)), retention_size: Some(Size::mib(1)), ..Log::default() },
+            ..Config::default()
+        });
+        for line in all.unwrap().lines().filter(|line| *line != "accounts = []") {
+            let key = line.split(" = ").next().unwrap();
+            assert!(DEFAULT_TOML.contains(key), "{key} is not in the manual");
+        }
+        // What is commented out is right too.
+        let uncommented: String = DEFAULT_TOML
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with("[[")).unwrap_or(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = parse(&uncommented, &[]).unwrap();
+        assert_eq!(config.accounts.len(), 2);
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_their_place() {
+        for (text, parts) in [
+            ("[log]\npartition = 3", ["line 2", "partition"]),
+            ("\n\n[logs]", ["line 3", "logs"]),
+            ("[log]\npartitions = 0", ["line 2", "1 to 1024"]),
+            ("[lake]\n\ncommit_every = \"10 sec\"", ["line 3", "10 sec"]),
+            ("[fold]\npolicy = \"mine\"", ["line 2", "mine"]),
+            ("[console]\nlisten = \"0.0.0.0:8081\"", ["line 2", "SSH tunnel"]),
+            ("[upstream]\nurl = \"ftp://x\"", ["line 2", "ftp://x"]),
+            ("[[accounts]]\nname = \"A b\"\ntoken = \"x\"", ["line 1", "A b"]),
+            ("[[accounts]]\nname = \"a\"", ["line 1", "token_env"]),
+            ("[[accounts]]\nname = \"a\"\ntoken = \"x\"\n[[accounts]]\nname = \"a\"\ntoken = \"y\"", ["line", "two accounts"]),
+            ("[metrics]\naccounts = \"some\"", ["line 2", "some"]),
+        ] {
+            let error = parse(text, &[]).unwrap_err();
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_laid_over_the_file() {
+        let text = "data_dir = \"a\"\n[log]\npartitions = 2\n";
+        let env = [
+            ("COUNTERBAT_DATA_DIR", "b"),
+            ("COUNTERBAT_LOG__TICK_EVERY", "0s"),
+            ("COUNTERBAT_FOLD__POLICY", "vbm"),
+            ("COUNTERBAT_SQL__MAX_ROWS", "5"),
+            ("COUNTERBAT_METRICS__ACCOUNTS", "3"),
+            ("HOME", "/root"),
+        ];
+        let config = parse(text, &env).unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("b"));
+        assert_eq!((config.log.partitions, config.log.tick_every.0), (2, Duration::ZERO));
+        assert_eq!((config.fold.policy.as_str(), config.sql.max_rows), ("vbm", 5));
+        assert_eq!(config.metrics.accounts, AccountSeries::First(3));
+    }
+
+    #[test]
+    fn unknown_variables_are_refused() {
+        for (name, value) in [
+            ("COUNTERBAT_LOG__PARTITION", "3"),
+            ("COUNTERBAT_LOGS__PARTITIONS", "3"),
+            ("COUNTERBAT_LOG__PARTITIONS", "many"),
+            ("COUNTERBAT_", "x"),
+        ] {
+            let error = parse("", &[(name, value)]).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+        let own = "[[accounts]]\nname = \"a\"\ntoken_env = \"COUNTERBAT_SHOP_TOKEN\"";
+        assert!(parse(own, &[("COUNTERBAT_SHOP_TOKEN", "secret")]).is_ok());
+    }
+
+    #[test]
+    fn a_policy_may_change_at_a_date() {
+        let account = |policies: &str| format!("[[accounts]]\nname = \"a\"\ntoken = \"x\"\npolicies = {policies}");
+        let good = account("[{policy=\"vbm\"},{policy=\"counterbat\", valid_from=\"2026-03-01\"}]");
+        let config = parse(&good, &[]).unwrap();
+        assert_eq!(config.accounts[0].policies[1].valid_from_ms, Some(1_772_323_200_000));
+        for bad in ["[{policy=\"vbm\", valid_from=\"2026-03-01\"}]", "[{policy=\"vbm\"},{policy=\"vbm\"}]"] {
+            assert!(parse(&account(bad), &[]).unwrap_err().contains("valid_from"));
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = parse("[[accounts]]\nname = \"a\"\ntoken = \"hush-hush\"", &[]).unwrap();
+        assert_eq!(config.accounts[0].read_token().unwrap().reveal(), "hush-hush");
+        assert!(!format!("{config:?}").contains("hush"));
+        assert!(!toml::to_string(&config).unwrap().contains("hush"));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none.toml");
+        assert!(Config::load(Some(&missing), None, []).unwrap_err().to_string().contains("none.toml"));
+        let file = dir.path().join("some.toml");
+        std::fs::write(&file, "[log]\nx = 1").unwrap();
+        let error = Config::load(Some(&file), None, []).unwrap_err().to_string();
+        assert!(error.contains("some.toml") && error.contains("line 2"), "{error}");
+        std::fs::write(&file, "data_dir = \"a\"").unwrap();
+        assert_eq!(Config::load(Some(&file), Some(dir.path()), []).unwrap().data_dir, dir.path());
+    }
+}

@@ -1,0 +1,303 @@
+//! Settings: one TOML file, the environment over it, read strictly.
+//!
+//! [`DEFAULT_TOML`] is the manual: every setting with its default and what it is for. An unknown key, a bad value and an
+//! unknown `COUNTERBAT_` variable are refused with their place, so a typing error never runs as a default.
+
+mod account;
+mod duration;
+mod load;
+
+pub use account::{Account, PolicyFrom, Secret, TokenSource};
+pub use duration::{Size, Span};
+pub use load::{ConfigError, DEFAULT_FILE};
+
+use crate::session::policy::Policy;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use url::Url;
+
+/// Every setting with its default, commented; what `counterbat config --default` prints.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub gateway: Gateway,
+    pub console: Console,
+    pub upstream: Upstream,
+    pub log: Log,
+    pub lake: Lake,
+    pub fold: Fold,
+    pub sql: Sql,
+    pub metrics: Metrics,
+    #[serde(deserialize_with = "account::all")]
+    pub accounts: Vec<Account>,
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    pub listen: SocketAddr,
+}
+
+/// `[console]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Console {
+    #[serde(deserialize_with = "loopback")]
+    pub listen: SocketAddr,
+}
+
+/// `[upstream]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    #[serde(deserialize_with = "http_url")]
+    pub url: Url,
+    #[serde(deserialize_with = "positive")]
+    pub timeout: Span,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub kind: LogKind,
+    #[serde(deserialize_with = "partitions")]
+    pub partitions: u32,
+    /// 0 is off.
+    pub tick_every: Span,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_positive")]
+    pub retention_age: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_size: Option<Size>,
+}
+
+/// What keeps the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    Embedded,
+}
+
+/// `[lake]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lake {
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_text")]
+    pub url: Option<String>,
+    #[serde(deserialize_with = "positive")]
+    pub commit_every: Span,
+    #[serde(deserialize_with = "positive")]
+    pub snapshot_every: Span,
+}
+
+/// `[fold]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fold {
+    #[serde(deserialize_with = "policy")]
+    pub policy: String,
+    pub allowed_lateness: Span,
+    pub delivery_window: Span,
+    #[serde(deserialize_with = "memory")]
+    pub memory: Size,
+}
+
+/// `[sql]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sql {
+    pub max_rows: u64,
+    #[serde(deserialize_with = "positive")]
+    pub timeout: Span,
+    #[serde(deserialize_with = "memory")]
+    pub memory: Size,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    pub accounts: AccountSeries,
+}
+
+/// Which accounts have series of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountSeries {
+    All,
+    First(usize),
+    None,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "counterbat-data".into(),
+            gateway: Gateway::default(),
+            console: Console::default(),
+            upstream: Upstream::default(),
+            log: Log::default(),
+            lake: Lake::default(),
+            fold: Fold::default(),
+            sql: Sql::default(),
+            metrics: Metrics::default(),
+            accounts: Vec::new(),
+        }
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        // A literal that is a URL.
+        let url = Url::parse("https://chatapi.viber.com").expect("a URL");
+        Self { url, timeout: Span::seconds(30) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            kind: LogKind::Embedded,
+            partitions: 4,
+            tick_every: Span::seconds(10),
+            retention_age: None,
+            retention_size: None,
+        }
+    }
+}
+
+impl Default for Lake {
+    fn default() -> Self {
+        Self { url: None, commit_every: Span::seconds(10), snapshot_every: Span::seconds(60) }
+    }
+}
+
+impl Default for Fold {
+    fn default() -> Self {
+        Self {
+            policy: "counterbat".into(),
+            allowed_lateness: Span::days(3),
+            delivery_window: Span::days(14),
+            memory: Size::mib(512),
+        }
+    }
+}
+
+impl Default for Sql {
+    fn default() -> Self {
+        Self { max_rows: 1_000_000, timeout: Span::seconds(60), memory: Size::mib(512) }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { accounts: AccountSeries::All }
+    }
+}
+
+impl Config {
+    /// Where the tables lie: `[lake] url`, or `lake` in the data directory.
+    pub fn lake_url(&self) -> String {
+        self.lake.url.clone().unwrap_or_else(|| self.data_dir.join("lake").to_string_lossy().into_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountSeries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(usize),
+            Word(String),
+        }
+        const WANTED: &str = "expected \"all\", \"none\" or a number of accounts";
+        match Written::deserialize(deserializer).map_err(|_| D::Error::custom(WANTED))? {
+            Written::Number(n) => Ok(Self::First(n)),
+            Written::Word(word) if word == "all" => Ok(Self::All),
+            Written::Word(word) if word == "none" => Ok(Self::None),
+            Written::Word(word) => Err(D::Error::custom(format!("`{word}`: {WANTED}"))),
+        }
+    }
+}
+
+impl Serialize for AccountSeries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::None => serializer.serialize_str("none"),
+            Self::First(n) => serializer.serialize_u64(*n as u64),
+        }
+    }
+}
+
+fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let listen = SocketAddr::deserialize(deserializer)?;
+    if listen.ip().is_loopback() {
+        return Ok(listen);
+    }
+    Err(D::Error::custom(format!(
+        "the console has no access control and shows everything, so it cannot listen on {}: listen on 127.0.0.1:{} and \
+         put a proxy that asks for a password in front of it, or reach it through an SSH tunnel",
+        listen.ip(),
+        listen.port()
+    )))
+}
+
+fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let url = Url::parse(&text).map_err(|error| D::Error::custom(format!("`{text}` is no URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err(D::Error::custom(format!("`{text}` is no http or https URL without a query")));
+    }
+    Ok(url)
+}
+
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    if span.0.is_zero() { Err(D::Error::custom("this duration must be longer than 0")) } else { Ok(span) }
+}
+
+fn some_positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    positive(deserializer).map(Some)
+}
+
+fn some_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Err(D::Error::custom("this must not be empty")) } else { Ok(Some(text)) }
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+    let size = Size::deserialize(deserializer)?;
+    if size < Size::mib(16) { Err(D::Error::custom(format!("{size} is too little: at least 16MiB"))) } else { Ok(size) }
+}
+
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        n @ 1..=1024 => Ok(n),
+        n => Err(D::Error::custom(format!("{n} partitions: expected 1 to 1024"))),
+    }
+}
+
+fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Policy::named(&name).map_err(D::Error::custom)?;
+    Ok(name)
+}

@@ -1,0 +1,127 @@
+//! Writing and reading `events` as an archive of the log.
+
+use super::bucket::sorted;
+use super::{FileEntry, Lake, LakeError, TableName, schema};
+use arrow::array::{Array, Date32Array, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{binary, col, lit};
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::stream::{BoxStream, StreamExt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Memory for putting a partition's archive in order; the rest goes to a temporary folder.
+const SORT_BYTES: usize = 256 << 20;
+
+impl Lake {
+    /// Writes rows of `events` as one file per date, in order of partition and offset.
+    pub async fn write_events(&self, batches: Vec<RecordBatch>) -> Result<Vec<FileEntry>, LakeError> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let by_date = tokio::task::spawn_blocking(move || split_by_date(&batches)).await;
+        let by_date = by_date.map_err(|error| LakeError::Damaged(error.to_string()))?;
+        let by_date = by_date.map_err(|error| LakeError::Damaged(error.to_string()))?;
+        let table = self.table(TableName::Events);
+        let writes = by_date.into_iter().map(|(date, batch)| table.write(None, Some(date), vec![batch]));
+        futures::stream::iter(writes).buffer_unordered(2).collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    /// All archived rows of a partition in order of offset, with all columns, in bounded memory.
+    pub async fn archive(
+        &self,
+        partition: u32,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        let snapshot = self.table(TableName::Events).snapshot();
+        if snapshot.files.is_empty() {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let damaged = |error: datafusion::error::DataFusionError| LakeError::Damaged(error.to_string());
+        let stream = self.ordered(snapshot.files.values(), partition).map_err(damaged)?;
+        let place = self.store.failed(&"").to_string();
+        Ok(stream.map(move |batch| batch.map_err(|error| read_error(&place, &error))).boxed())
+    }
+
+    fn ordered<'a>(
+        &self,
+        files: impl Iterator<Item = &'a FileEntry>,
+        partition: u32,
+    ) -> datafusion::error::Result<datafusion::execution::SendableRecordBatchStream> {
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(SORT_BYTES))).build_arc()?;
+        let (url, objects) = self.object_store();
+        runtime.register_object_store(&url, objects);
+        let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
+        let schema = schema::in_files(TableName::Events);
+        let source = Arc::new(ParquetSource::new(schema.clone()));
+        let files = files.map(|file| PartitionedFile::new(self.location(TableName::Events, file).as_ref(), file.size));
+        let scan =
+            FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, source).with_file_group(files.collect()).build();
+        let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        let ours = binary(
+            col("partition", &schema)?,
+            Operator::Eq,
+            lit(i32::try_from(partition).unwrap_or(i32::MAX)),
+            &schema,
+        )?;
+        let filtered = Arc::new(FilterExec::try_new(ours, scan)?);
+        let order = LexOrdering::new([PhysicalSortExpr::new_default(col("offset", &schema)?)]);
+        let plan: Arc<dyn ExecutionPlan> = match order {
+            Some(order) => Arc::new(SortExec::new(order, filtered)),
+            None => filtered,
+        };
+        execute_stream(plan, context.task_ctx())
+    }
+
+    /// The event time in ms of the oldest fact that came too late; `None` when none did.
+    pub async fn oldest_too_late(&self) -> Result<Option<i64>, LakeError> {
+        let mut oldest: Option<i64> = None;
+        let table = self.table(TableName::Events);
+        for file in table.snapshot().files.values() {
+            for batch in table.read(file).await? {
+                for row in 0..batch.num_rows() {
+                    let (disposition, t_ms) = super::rows::disposition_and_time(&batch, row)?;
+                    if disposition == crate::event::Disposition::TooLate {
+                        oldest = Some(oldest.map_or(t_ms, |oldest| oldest.min(t_ms)));
+                    }
+                }
+            }
+        }
+        Ok(oldest)
+    }
+}
+
+fn read_error(place: &str, error: &datafusion::error::DataFusionError) -> LakeError {
+    match error.find_root() {
+        datafusion::error::DataFusionError::ObjectStore(error) => {
+            LakeError::Store { place: place.to_owned(), reason: error.to_string() }
+        }
+        error => LakeError::Damaged(error.to_string()),
+    }
+}
+
+/// The rows of each date, in order.
+fn split_by_date(batches: &[RecordBatch]) -> Result<BTreeMap<i32, RecordBatch>, arrow::error::ArrowError> {
+    let all = sorted(TableName::Events, batches)?;
+    let mut rows: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+    let dates = all.column_by_name("date").and_then(|array| array.as_any().downcast_ref::<Date32Array>());
+    for row in 0..all.num_rows() {
+        let date = dates.map_or(0, |dates| dates.value(row));
+        rows.entry(date).or_default().push(u32::try_from(row).unwrap_or(u32::MAX));
+    }
+    if let (1, Some(date)) = (rows.len(), rows.keys().next().copied()) {
+        return Ok(BTreeMap::from([(date, all)]));
+    }
+    rows.into_iter().map(|(date, rows)| Ok((date, take_record_batch(&all, &UInt32Array::from(rows))?))).collect()
+}

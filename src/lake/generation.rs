@@ -1,0 +1,76 @@
+//! Generations: `sessions` and `messages` built anew beside the live ones, and taken over whole.
+//!
+//! A generation's tables lie in a folder below the live tables', with Delta logs of their own, so that the live table can
+//! take over their files where they are.
+
+use super::{Change, Lake, LakeError, TableName};
+use deltalake::kernel::Transaction;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+
+const PREFIX: &str = "generation-";
+
+/// The folder of a generation below a table's.
+pub(super) fn folder(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// Whether a folder is a generation's.
+pub(super) fn is_folder(folder: &str) -> bool {
+    folder.starts_with(PREFIX)
+}
+
+impl Lake {
+    /// Opens a generation's tables, or makes them. It has no `events`.
+    pub async fn generation(&self, name: &str) -> Result<Lake, LakeError> {
+        Lake::open_in(self.store.clone(), &self.log, self.partitions, Some(name.to_owned())).await
+    }
+
+    /// Makes a generation's rows those of the live tables: one commit per table. Repeating it changes nothing.
+    pub async fn adopt(&self, name: &str) -> Result<(), LakeError> {
+        let generation = self.generation(name).await?;
+        let app_id = format!("counterbat/{}/generation/{name}", self.log);
+        for table_name in [TableName::Messages, TableName::Sessions] {
+            let table = self.table(table_name);
+            if table.has_transaction(&app_id).await? {
+                continue;
+            }
+            let built = generation.table(table_name).snapshot();
+            let add = built.files.values().cloned().map(|mut file| {
+                file.path = format!("{}/{}", folder(name), file.path);
+                file
+            });
+            let change = Change {
+                add: add.collect(),
+                remove: table.snapshot().files.values().cloned().collect(),
+                operation: "adopt generation",
+                ..Change::default()
+            };
+            table.commit_with(change, true, vec![Transaction::new(&app_id, 1)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a generation's files. Not for one that was adopted.
+    pub async fn drop_generation(&self, name: &str) -> Result<(), LakeError> {
+        for table_name in [TableName::Messages, TableName::Sessions] {
+            let root = self.table(table_name).object_path(&folder(name));
+            let listed: Vec<_> = self
+                .store
+                .objects()
+                .list(Some(&root))
+                .try_collect()
+                .await
+                .map_err(|error: object_store::Error| self.store.failed(&error))?;
+            for object in listed {
+                self.store.delete(&object.location).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The generation this is, if it is one.
+    pub fn generation_name(&self) -> Option<&str> {
+        self.generation.as_deref()
+    }
+}

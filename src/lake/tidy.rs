@@ -1,0 +1,101 @@
+//! Hygiene: checkpoints, retention of the Delta log, deletion of files that nobody needs.
+
+use super::table::lock;
+use super::{Lake, LakeError, Table, generation};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use std::collections::BTreeMap;
+
+/// A checkpoint at least every so many commits.
+const CHECKPOINT_EVERY: u64 = 100;
+/// Files are deleted this long after they left the table: readers of older versions have as long.
+const KEEP_MS: i64 = 86_400_000;
+
+impl Lake {
+    /// Merges small files, writes checkpoints, expires the log, deletes dead files. `settled_before` is the hour, by
+    /// partition, before which all rows are settled.
+    pub async fn tidy(&self, now_ms: i64, settled_before: &BTreeMap<u32, i64>) -> Result<(), LakeError> {
+        self.merge_events().await?;
+        self.merge_days(settled_before).await?;
+        for table in self.tables.values() {
+            table.checkpoint().await?;
+            table.delete_dead(now_ms, KEEP_MS).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Writes a checkpoint where one is due, and lets go of expired log entries.
+    pub(super) async fn checkpoint(&self) -> Result<(), LakeError> {
+        let version = self.snapshot().version;
+        if version < lock(&self.checkpointed).saturating_add(CHECKPOINT_EVERY) {
+            return Ok(());
+        }
+        let failed = |error: deltalake::DeltaTableError| self.store.failed(&error);
+        let table = self.load().await?;
+        deltalake::protocol::checkpoints::create_checkpoint(&table, None).await.map_err(failed)?;
+        self.store.sync_folder(&format!("{}/_delta_log", self.folder)).await?;
+        deltalake::protocol::checkpoints::cleanup_metadata(&table, None).await.map_err(failed)?;
+        *lock(&self.checkpointed) = version;
+        Ok(())
+    }
+
+    /// Takes over from the Delta log when files left the table.
+    pub(super) async fn note_tombstones(&self, table: &deltalake::DeltaTable) -> Result<(), LakeError> {
+        let failed = |error: deltalake::DeltaTableError| self.store.failed(&error);
+        let state = table.snapshot().map_err(failed)?;
+        let log_store = table.log_store();
+        let mut tombstones = state.all_tombstones(log_store.as_ref());
+        let live = self.snapshot().files;
+        while let Some(tombstone) = tombstones.try_next().await.map_err(failed)? {
+            let path = tombstone.path().to_string();
+            if !live.contains_key(&path) {
+                lock(&self.dead).insert(path, tombstone.deletion_timestamp().unwrap_or(0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes Parquet files that have not been live for `keep_ms`: those that were removed, and those that a process
+    /// wrote and never committed.
+    pub(super) async fn delete_dead(&self, now_ms: i64, keep_ms: i64) -> Result<usize, LakeError> {
+        let root = self.object_path("");
+        let objects = self.store.objects();
+        let listed: Vec<_> = objects
+            .list(Some(&root))
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.store.failed(&error))?;
+        let live = self.snapshot().files;
+        let mut gone = Vec::new();
+        for object in listed {
+            let Some(path) =
+                object.location.as_ref().strip_prefix(root.as_ref()).map(|path| path.trim_start_matches('/'))
+            else {
+                continue;
+            };
+            let is_data = path.ends_with(".parquet") || path.ends_with(".draft");
+            let is_foreign = path.starts_with("_delta_log/") || self.is_unadopted(path);
+            if !is_data || is_foreign || live.contains_key(path) || lock(&self.pending).contains(path) {
+                continue;
+            }
+            let since_ms = *lock(&self.dead).entry(path.to_owned()).or_insert(now_ms);
+            if now_ms - since_ms >= keep_ms {
+                gone.push((path.to_owned(), object.location));
+            }
+        }
+        for (path, location) in &gone {
+            self.store.delete(location).await?;
+            lock(&self.dead).remove(path);
+        }
+        Ok(gone.len())
+    }
+
+    /// Whether a path belongs to a generation that this table has not taken over.
+    fn is_unadopted(&self, path: &str) -> bool {
+        let Some(folder) = path.split('/').next().filter(|folder| generation::is_folder(folder)) else { return false };
+        let ours = |known: &String| known.split('/').next() == Some(folder);
+        !self.snapshot().files.keys().any(ours) && !lock(&self.dead).keys().any(ours)
+    }
+}

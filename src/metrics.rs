@@ -1,0 +1,485 @@
+//! Instruments with verb methods, over a registry of their own (spec §6).
+//!
+//! Nothing here is global: whoever counts is handed a [`Metrics`]. The fold counts into a [`Tally`], plain numbers of one
+//! batch, which is applied when the batch is shown. Label values come from known lists or from the config; whatever else
+//! a caller sends is counted as `other`, so strangers cannot make series.
+
+mod tally;
+
+pub use tally::Tally;
+
+use crate::session::row::{Kind, Verdict};
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use std::collections::HashSet;
+use std::sync::RwLock;
+use std::time::Duration;
+
+/// The events of callbacks that are counted by name.
+const EVENTS: [&str; 10] = [
+    "message",
+    "delivered",
+    "seen",
+    "failed",
+    "subscribed",
+    "unsubscribed",
+    "conversation_started",
+    "webhook",
+    "action",
+    "client_status",
+];
+/// The methods of calls that are counted by name.
+const METHODS: [&str; 7] =
+    ["send_message", "broadcast_message", "set_webhook", "get_account_info", "get_user_details", "get_online", "post"];
+/// The label value of what has no name of its own.
+const OTHER: &str = "other";
+/// From a fast local answer to a slow upstream one.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Which accounts have series of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountLabels {
+    All,
+    /// The first so many with traffic; the rest together are `other`.
+    First(usize),
+    /// All together are `other`.
+    None,
+}
+
+/// Why a request was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    UnknownAccount,
+    MissingSignature,
+    BadSignature,
+    TooLarge,
+    BadToken,
+    /// The body did not arrive whole.
+    Incomplete,
+    LogUnwritable,
+}
+
+impl Rejection {
+    const ALL: [Rejection; 7] = [
+        Rejection::UnknownAccount,
+        Rejection::MissingSignature,
+        Rejection::BadSignature,
+        Rejection::TooLarge,
+        Rejection::BadToken,
+        Rejection::Incomplete,
+        Rejection::LogUnwritable,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Rejection::UnknownAccount => "unknown_account",
+            Rejection::MissingSignature => "missing_signature",
+            Rejection::BadSignature => "bad_signature",
+            Rejection::TooLarge => "too_large",
+            Rejection::BadToken => "bad_token",
+            Rejection::Incomplete => "incomplete",
+            Rejection::LogUnwritable => "log_unwritable",
+        }
+    }
+}
+
+/// The instruments. Share in an `Arc`.
+pub struct Metrics {
+    registry: Registry,
+    accounts: AccountLabels,
+    named: RwLock<HashSet<String>>,
+    callbacks: IntCounterVec,
+    calls: IntCounterVec,
+    messages: IntCounterVec,
+    sessions_opened: IntCounterVec,
+    sessions_closed: IntCounterVec,
+    sessions_open: IntGaugeVec,
+    charged: IntCounterVec,
+    receipts: IntCounterVec,
+    receipts_unmatched: IntCounter,
+    events: IntCounterVec,
+    corrections: IntCounterVec,
+    rejected: IntCounterVec,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    clock_offset: Gauge,
+    http: HistogramVec,
+    append: Histogram,
+    upstream: Histogram,
+    commit: HistogramVec,
+}
+
+impl Metrics {
+    /// All at 0. Series whose labels are known from the start exist at once.
+    pub fn new(accounts: AccountLabels) -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            callbacks: counters(r, "callbacks_total", "Signed callbacks received", &["account", "event"]),
+            calls: counters(r, "calls_total", "API calls relayed, by Viber's status", &["account", "method", "status"]),
+            messages: counters(
+                r,
+                "messages_total",
+                "Messages sent, by what Viber reported and what the rules say of it",
+                &["account", "billing_status", "verdict"],
+            ),
+            sessions_opened: counters(r, "sessions_opened_total", "Sessions opened", &["account", "kind"]),
+            sessions_closed: counters(r, "sessions_closed_total", "Sessions closed", &["account", "kind", "reason"]),
+            sessions_open: register(
+                r,
+                IntGaugeVec::new(opts("sessions_open", "Sessions that are open"), &["account", "kind"]),
+            ),
+            charged: counters(
+                r,
+                "charged_messages_total",
+                "Messages that Viber reported as charged",
+                &["account", "country"],
+            ),
+            receipts: counters(r, "receipts_total", "Receipts of messages", &["account", "event"]),
+            receipts_unmatched: register(
+                r,
+                IntCounter::with_opts(opts("receipts_unmatched_total", "Receipts whose message never came")),
+            ),
+            events: counters(r, "events_total", "Records folded, by what became of them", &["disposition"]),
+            corrections: counters(r, "corrections_total", "Rows already counted that a later fact changed", &["kind"]),
+            rejected: counters(r, "rejected_total", "Requests turned away by the gateway", &["reason"]),
+            lag_records: register(
+                r,
+                IntGaugeVec::new(opts("lag_records", "Records appended but not folded yet"), &["partition"]),
+            ),
+            lag_seconds: register(
+                r,
+                GaugeVec::new(opts("lag_seconds", "Age of the newest folded record while more wait"), &["partition"]),
+            ),
+            clock_offset: register(
+                r,
+                Gauge::with_opts(opts(
+                    "clock_offset_seconds",
+                    "How far the newest callback timestamp was ahead of the local clock",
+                )),
+            ),
+            http: histograms(
+                r,
+                "http_request_seconds",
+                "Time from a request's headers to its answer",
+                &["route", "method", "code"],
+            ),
+            append: histogram(r, "append_seconds", "Time of a durable append to the log, as the gateway saw it"),
+            upstream: histogram(r, "upstream_seconds", "Time of a call to Viber"),
+            commit: histograms(r, "commit_seconds", "Time of a commit to a table", &["table"]),
+            named: RwLock::default(),
+            accounts,
+            registry,
+        };
+        metrics.start();
+        metrics
+    }
+
+    fn start(&self) {
+        use prometheus::process_collector::ProcessCollector;
+        // Fails only when its names are taken, and none of ours begins with `process_`.
+        let _ = self.registry.register(Box::new(ProcessCollector::for_self()));
+        for disposition in crate::event::Disposition::ALL {
+            self.events.with_label_values(&[disposition.as_str()]);
+        }
+        for reason in Rejection::ALL {
+            self.rejected.with_label_values(&[reason.as_str()]);
+        }
+        for kind in ["session", "message", "verdict"] {
+            self.corrections.with_label_values(&[kind]);
+        }
+    }
+
+    /// The text Prometheus reads.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// The counters of an account's callbacks. Made once per account and kept by the gateway.
+    pub fn callbacks(&self, account: &str) -> Callbacks {
+        let label = self.account(account).unwrap_or(OTHER);
+        Callbacks(std::array::from_fn(|n| {
+            let event = EVENTS.get(n).copied().unwrap_or(OTHER);
+            self.callbacks.with_label_values(&[label, event])
+        }))
+    }
+
+    /// A call was relayed. `status` is Viber's, `None` where there was no answer or none in it.
+    pub fn call_relayed(&self, account: &str, method: &str, status: Option<i64>) {
+        let method = if METHODS.contains(&method) { method } else { OTHER };
+        let text;
+        let status = match status {
+            None => "none",
+            Some(n @ 0..=99) => {
+                text = n.to_string();
+                &text
+            }
+            Some(_) => OTHER,
+        };
+        self.calls.with_label_values(&[self.account(account).unwrap_or(OTHER), method, status]).inc();
+    }
+
+    /// A request was turned away.
+    pub fn rejected(&self, reason: Rejection) {
+        self.rejected.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A request was answered. `route` is its pattern, never its path.
+    pub fn http_request(&self, route: &str, method: &str, code: u16, took: Duration) {
+        self.http_timer(route, method, code).observe(took.as_secs_f64());
+    }
+
+    /// The histogram of one kind of answer, for callers that answer often.
+    pub fn http_timer(&self, route: &str, method: &str, code: u16) -> Histogram {
+        let method = if matches!(method, "GET" | "POST" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "PATCH") {
+            method
+        } else {
+            OTHER
+        };
+        self.http.with_label_values(&[route, method, &code.to_string()])
+    }
+
+    /// An append became durable, or failed.
+    pub fn append_took(&self, took: Duration) {
+        self.append.observe(took.as_secs_f64());
+    }
+
+    /// Viber answered, or did not.
+    pub fn upstream_took(&self, took: Duration) {
+        self.upstream.observe(took.as_secs_f64());
+    }
+
+    /// How far a callback's timestamp was ahead of the local clock (negative: behind).
+    pub fn clock_offset(&self, seconds: f64) {
+        self.clock_offset.set(seconds);
+    }
+
+    /// A commit to a table took so long.
+    pub fn commit_seconds(&self, table: &str, seconds: f64) {
+        self.commit.with_label_values(&[table]).observe(seconds);
+    }
+
+    /// What a partition has still to fold.
+    pub fn lag(&self, partition: u32, records: u64, seconds: f64) {
+        let partition = partition.to_string();
+        self.lag_records.with_label_values(&[&partition]).set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.lag_seconds.with_label_values(&[&partition]).set(seconds);
+    }
+
+    /// The open sessions as a start finds them, in any number of parts by account and kind: replaces what was there.
+    pub fn set_sessions_open<'a>(&self, open: impl IntoIterator<Item = (&'a str, Kind, i64)>) {
+        self.sessions_open.reset();
+        for (account, kind, n) in open {
+            self.sessions_open.with_label_values(&[self.account(account).unwrap_or(OTHER), kind.as_str()]).add(n);
+        }
+    }
+
+    /// Counts what a batch gave.
+    pub fn apply(&self, tally: &Tally) {
+        for (disposition, n) in tally.events() {
+            self.events.with_label_values(&[disposition.as_str()]).inc_by(n);
+        }
+        for ((account, status, verdict), n) in &tally.messages {
+            let labels = [self.account(account).unwrap_or(OTHER), billing_label(*status), Verdict::as_str(*verdict)];
+            self.messages.with_label_values(&labels).inc_by(*n);
+        }
+        for ((account, country), n) in &tally.charged {
+            let labels = [self.account(account).unwrap_or(OTHER), country_label(country.as_deref())];
+            self.charged.with_label_values(&labels).inc_by(*n);
+        }
+        for ((account, kind), n) in &tally.opened {
+            self.sessions_opened.with_label_values(&[self.account(account).unwrap_or(OTHER), kind.as_str()]).inc_by(*n);
+        }
+        for ((account, kind, reason), n) in &tally.closed {
+            let labels = [self.account(account).unwrap_or(OTHER), kind.as_str(), reason.as_str()];
+            self.sessions_closed.with_label_values(&labels).inc_by(*n);
+        }
+        for ((account, kind), n) in &tally.open {
+            self.sessions_open.with_label_values(&[self.account(account).unwrap_or(OTHER), kind.as_str()]).add(*n);
+        }
+        for ((account, event), n) in &tally.receipts {
+            self.receipts.with_label_values(&[self.account(account).unwrap_or(OTHER), event]).inc_by(*n);
+        }
+        self.receipts_unmatched.inc_by(tally.unmatched);
+        for (kind, n) in &tally.corrected {
+            self.corrections.with_label_values(&[kind]).inc_by(*n);
+        }
+    }
+
+    /// The label of an account, where it has one of its own.
+    fn account<'a>(&self, account: &'a str) -> Option<&'a str> {
+        let limit = match self.accounts {
+            AccountLabels::All => return Some(account),
+            AccountLabels::None => return None,
+            AccountLabels::First(limit) => limit,
+        };
+        // The set is whole at every moment, so one that a panic left locked is still good.
+        let named = self.named.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if named.contains(account) {
+            return Some(account);
+        }
+        if named.len() >= limit {
+            return None;
+        }
+        drop(named);
+        let mut named = self.named.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let has_room = named.len() < limit || named.contains(account);
+        if has_room {
+            named.insert(account.to_owned());
+        }
+        has_room.then_some(account)
+    }
+}
+
+/// The counters of one account's callbacks, by event.
+#[derive(Clone)]
+pub struct Callbacks([IntCounter; EVENTS.len() + 1]);
+
+impl Callbacks {
+    /// A callback with this event was appended.
+    pub fn received(&self, event: &str) {
+        let at = EVENTS.iter().position(|known| *known == event).unwrap_or(EVENTS.len());
+        self.0[at].inc();
+    }
+}
+
+fn billing_label(status: Option<i32>) -> &'static str {
+    match status {
+        None => "none",
+        Some(0) => "0",
+        Some(1) => "1",
+        Some(2) => "2",
+        Some(3) => "3",
+        Some(4) => "4",
+        Some(5) => "5",
+        Some(_) => OTHER,
+    }
+}
+
+fn country_label(country: Option<&str>) -> &str {
+    match country {
+        None => "none",
+        Some(code) if code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase()) => code,
+        Some(_) => OTHER,
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("counterbat")
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    // Both fail only for a bad or repeated name, and the names are the literals above: the first test would fail.
+    let made = made.expect("a lawful name");
+    registry.register(Box::new(made.clone())).expect("a new name");
+    made
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn histogram_opts(name: &str, help: &str) -> HistogramOpts {
+    HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
+    register(registry, Histogram::with_opts(histogram_opts(name, help)))
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    register(registry, HistogramVec::new(histogram_opts(name, help), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Disposition;
+    use crate::session::row::CloseReason;
+
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn fixed_series_exist_from_the_start() {
+        let text = text(&Metrics::new(AccountLabels::All));
+        for line in [
+            "counterbat_events_total{disposition=\"fact\"} 0",
+            "counterbat_events_total{disposition=\"too_late\"} 0",
+            "counterbat_rejected_total{reason=\"bad_signature\"} 0",
+            "counterbat_receipts_unmatched_total 0",
+            "process_open_fds",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_tally_counts_when_it_is_applied() {
+        let metrics = Metrics::new(AccountLabels::All);
+        let mut tally = Tally::default();
+        tally.event_folded(Disposition::Fact);
+        tally.event_folded(Disposition::Fact);
+        tally.session_opened("shop", Kind::Service);
+        tally.sessions_open_delta("shop", Kind::Service, 1);
+        tally.session_closed("shop", Kind::Paid, CloseReason::Cap);
+        tally.receipt_folded("shop", "seen");
+        tally.receipt_unmatched();
+        tally.corrected("verdict");
+        assert!(text(&metrics).contains("counterbat_events_total{disposition=\"fact\"} 0"));
+        metrics.apply(&tally);
+        let text = text(&metrics);
+        for line in [
+            "counterbat_events_total{disposition=\"fact\"} 2",
+            "counterbat_sessions_opened_total{account=\"shop\",kind=\"service\"} 1",
+            "counterbat_sessions_open{account=\"shop\",kind=\"service\"} 1",
+            "counterbat_sessions_closed_total{account=\"shop\",kind=\"paid\",reason=\"cap\"} 1",
+            "counterbat_receipts_total{account=\"shop\",event=\"seen\"} 1",
+            "counterbat_receipts_unmatched_total 1",
+            "counterbat_corrections_total{kind=\"verdict\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn account_labels_are_bounded() {
+        let metrics = Metrics::new(AccountLabels::First(1));
+        for account in ["a", "b", "a", "c"] {
+            metrics.callbacks(account).received("message");
+        }
+        let found = text(&metrics);
+        assert!(found.contains("counterbat_callbacks_total{account=\"a\",event=\"message\"} 2"), "{found}");
+        assert!(found.contains("counterbat_callbacks_total{account=\"other\",event=\"message\"} 2"), "{found}");
+        let metrics = Metrics::new(AccountLabels::None);
+        metrics.callbacks("a").received("message");
+        assert!(!text(&metrics).contains("account=\"a\""));
+    }
+
+    #[test]
+    fn strangers_make_no_series() {
+        let metrics = Metrics::new(AccountLabels::All);
+        metrics.callbacks("a").received("surprise");
+        metrics.call_relayed("a", "drop_everything", Some(12345));
+        metrics.call_relayed("a", "send_message", None);
+        let text = text(&metrics);
+        assert!(text.contains("counterbat_callbacks_total{account=\"a\",event=\"other\"} 1"), "{text}");
+        assert!(text.contains("{account=\"a\",method=\"other\",status=\"other\"} 1"), "{text}");
+        assert!(text.contains("{account=\"a\",method=\"send_message\",status=\"none\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn open_sessions_of_all_partitions_add_up() {
+        let metrics = Metrics::new(AccountLabels::All);
+        let open = [("a", Kind::Service, 2), ("a", Kind::Service, 3)];
+        metrics.set_sessions_open(open);
+        metrics.set_sessions_open(open);
+        assert!(text(&metrics).contains("counterbat_sessions_open{account=\"a\",kind=\"service\"} 5"));
+    }
+}
