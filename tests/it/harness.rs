@@ -227,10 +227,6 @@ impl Server {
         request(http().get(format!("{}{path}", self.console)))
     }
 
-    pub fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Reply {
-        request(http().post(format!("{}{path}", self.console)).body(body.into()))
-    }
-
     pub fn sql_as(&self, query: &str, accept: &str) -> Reply {
         let body = serde_json::json!({ "sql": query }).to_string();
         let url = format!("{}/api/v1/sql", self.console);

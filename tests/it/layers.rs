@@ -27,7 +27,7 @@ fn module(file: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// What each module may import, from the table; `None` is everything.
+/// What each module may import, from the table, and with each what that one may import; `None` is everything.
 fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let text = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`")?.strip_suffix(" |"));
@@ -35,15 +35,21 @@ fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
         rows.map(|row| (row.split('`').next().unwrap().to_owned(), row.rsplit(" | ").next().unwrap())).collect();
     let leaves: Vec<&str> =
         rows.iter().filter(|(_, may)| *may == "nothing of ours").map(|(name, _)| name.as_str()).collect();
-    rows.iter()
-        .map(|(name, may)| {
-            let mut allowed: BTreeSet<String> = may.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-            if may.contains("leaves") {
-                allowed.extend(leaves.iter().map(|leaf| (*leaf).to_owned()));
-            }
-            (name.clone(), (*may != "everything").then_some(allowed))
-        })
-        .collect()
+    let mut table: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
+    for (name, may) in &rows {
+        let mut allowed: BTreeSet<String> = may.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        if may.contains("leaves") {
+            allowed.extend(leaves.iter().map(|leaf| (*leaf).to_owned()));
+        }
+        if may.contains("the overlay handle") {
+            allowed.insert("projector".to_owned());
+        }
+        // Rows stand in the order of the flow: what a row names is above it.
+        let below: Vec<String> = allowed.iter().filter_map(|one| table.get(one)?.clone()).flatten().collect();
+        allowed.extend(below);
+        table.insert(name.clone(), (*may != "everything").then_some(allowed));
+    }
+    table
 }
 
 /// The code of a file without its tests and comments.

@@ -3,7 +3,7 @@
 use super::harness::{Home, golden};
 use super::tools::python;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
-use counterbat::lake::schema;
+use counterbat::lake::{TableName, schema};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -24,9 +24,13 @@ fn sql_type(data_type: &DataType) -> String {
     }
 }
 
-fn told(table: &str) -> Vec<(String, String, bool)> {
+fn read(table: &str) -> Value {
     let text = std::fs::read(schemas().join(format!("tables/{table}.json"))).unwrap();
-    let schema: Value = serde_json::from_slice(&text).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn told(table: &str) -> Vec<(String, String, bool)> {
+    let schema = read(table);
     assert_eq!(schema["table"], table);
     let column = |column: &Value| {
         let name = column["name"].as_str().unwrap().to_owned();
@@ -41,9 +45,11 @@ fn coded(schema: &SchemaRef) -> Vec<(String, String, bool)> {
 
 #[test]
 fn the_tables_have_the_columns_told() {
-    assert_eq!(coded(&schema::events()), told("events"));
-    assert_eq!(coded(&schema::sessions()), told("sessions"));
-    assert_eq!(coded(&schema::messages()), told("messages"));
+    for table in TableName::ALL {
+        assert_eq!(coded(&schema::of(table)), told(table.as_str()), "{}", table.as_str());
+        let partition_by = read(table.as_str())["partition_by"].clone();
+        assert_eq!(partition_by, serde_json::json!(schema::partition_columns(table)));
+    }
 }
 
 #[test]
