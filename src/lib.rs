@@ -36,6 +36,8 @@ pub mod event;
 pub mod lake;
 pub mod log;
 pub mod metrics;
+pub mod projector;
+pub mod query;
 pub mod session;
 pub mod state;
 pub mod transfer;

@@ -153,7 +153,7 @@ impl Buckets {
 
     /// The span to write for an hour: that of the file that has it, else its day where the day is settled, else itself.
     fn span_for(&self, index: &Index<'_>, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
-        if index.covering(partition, hour).and_then(|file| file.span) {
+        if let Some(span) = index.covering(partition, hour).and_then(|file| file.span) {
             return span;
         }
         let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;

@@ -236,9 +236,8 @@ async fn run(parts: &Parts, live: &Arc<Live>, inbox: &mut mpsc::Receiver<Request
             .collect(),
         ..Status::default()
     });
-    for (account, kind, n) in meta.partitions.iter().flat_map(|mark| &mark.open) {
-        settings.metrics.set_sessions_open(account, *kind, *n);
-    }
+    let open = meta.partitions.iter().flat_map(|mark| &mark.open);
+    settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
     drive(parts, live, inbox, state, meta, &archived.positions).await
 }
 

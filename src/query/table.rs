@@ -1,0 +1,234 @@
+//! A table at one picture as something to plan against: Parquet files, minus the rows that no longer hold, plus the
+//! rows that stand in for them.
+
+use super::keys::Kept;
+use crate::lake::TableName;
+use crate::lake::picture::TableView;
+use crate::lake::{FileEntry, Span};
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::provider_as_source;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableProviderFilterPushDown, TableType, col,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use object_store::path::Path;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// The partition column of `events`: a value of the file, not a column in it.
+const PARTITION_COLUMN: &str = "date";
+const HOUR_US: i64 = 3_600_000_000;
+
+/// Where the files of a table lie.
+#[derive(Clone)]
+pub struct Place {
+    /// The object store, as it is registered with the runtime.
+    pub store: ObjectStoreUrl,
+    /// Where a file lies in that store.
+    pub location: Arc<dyn Fn(&FileEntry) -> Path + Send + Sync>,
+}
+
+/// One table at one picture. Planning replaces it by a UNION ALL of its parts, so that projections and filters reach
+/// each of them.
+#[derive(Debug)]
+pub struct PictureTable {
+    schema: SchemaRef,
+    plan: LogicalPlan,
+}
+
+impl PictureTable {
+    /// `schema` is the table's; the files have it too, but for `date` where they carry it as a partition value.
+    pub fn new(table: TableName, schema: SchemaRef, view: TableView, place: &Place) -> Result<PictureTable> {
+        let mut parts = Vec::new();
+        let TableView { clean, dirty, replaced, rows } = view;
+        // With nothing replaced the dirty files hold as they are.
+        let (clean, dirty) =
+            if replaced.is_empty() { ([clean, dirty].concat(), Vec::new()) } else { (clean, dirty) };
+        if !clean.is_empty() {
+            let files = Arc::new(ParquetFiles::new(table, schema.clone(), &clean, place)?);
+            parts.push(LogicalPlanBuilder::scan("files", provider_as_source(files), None)?);
+        }
+        if !dirty.is_empty() {
+            let files = Arc::new(ParquetFiles::new(table, schema.clone(), &dirty, place)?);
+            let scan = LogicalPlanBuilder::scan("changed_files", provider_as_source(files), None)?;
+            parts.push(match Kept::columns(table) {
+                Some(columns) => {
+                    let kept = ScalarUDF::new_from_impl(Kept::new(table, replaced));
+                    scan.filter(kept.call(columns.iter().map(|name| col(*name)).collect()))?
+                }
+                None => scan,
+            });
+        }
+        if !rows.is_empty() || parts.is_empty() {
+            let rows = Arc::new(MemTable::try_new(schema.clone(), vec![rows])?);
+            parts.push(LogicalPlanBuilder::scan("rows", provider_as_source(rows), None)?);
+        }
+        let mut parts = parts.into_iter();
+        // The third branch above makes one when there is no other.
+        let first = parts.next().ok_or_else(|| DataFusionError::Internal("a table without parts".to_owned()))?;
+        let plan = parts.try_fold(first, |plan, part| plan.union(part.build()?))?.build()?;
+        Ok(PictureTable { schema, plan })
+    }
+}
+
+#[async_trait]
+impl TableProvider for PictureTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
+        Some(Cow::Borrowed(&self.plan))
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut plan = LogicalPlanBuilder::from(self.plan.clone());
+        if let Some(projection) = projection {
+            plan = plan.select(projection.iter().copied())?;
+        }
+        if limit.is_some() {
+            plan = plan.limit(0, limit)?;
+        }
+        state.create_physical_plan(&plan.build()?).await
+    }
+}
+
+/// A list of Parquet files of one table.
+#[derive(Debug)]
+struct ParquetFiles {
+    schema: SchemaRef,
+    in_files: TableSchema,
+    files: Vec<PartitionedFile>,
+    store: ObjectStoreUrl,
+}
+
+impl ParquetFiles {
+    fn new(table: TableName, schema: SchemaRef, files: &[FileEntry], place: &Place) -> Result<ParquetFiles> {
+        let dated = files.iter().any(|file| file.date.is_some());
+        let in_files = if dated {
+            let (date, rest): (Vec<_>, Vec<_>) =
+                schema.fields().iter().cloned().partition(|field| field.name() == PARTITION_COLUMN);
+            TableSchema::builder(Arc::new(Schema::new(rest))).with_table_partition_cols(date).build()
+        } else {
+            TableSchema::from(schema.clone())
+        };
+        let columns = in_files.file_schema().clone();
+        let files = files
+            .iter()
+            .map(|file| {
+                let mut part = PartitionedFile::new(String::new(), file.size);
+                part.object_meta.location = (place.location)(file);
+                if dated {
+                    part.partition_values = vec![ScalarValue::Date32(file.date)];
+                }
+                part.with_statistics(Arc::new(statistics(table, &columns, file)))
+            })
+            .collect();
+        Ok(ParquetFiles { schema, in_files, files, store: place.store.clone() })
+    }
+}
+
+/// What is known of a file without opening it: enough to leave out files of other hours.
+fn statistics(table: TableName, columns: &Schema, file: &FileEntry) -> Statistics {
+    let mut statistics = Statistics::new_unknown(columns);
+    // Inexact: the count in the Delta log is a hint that other writers may leave out.
+    statistics.num_rows = Precision::Inexact(usize::try_from(file.rows).unwrap_or(usize::MAX));
+    statistics.total_byte_size = Precision::Inexact(usize::try_from(file.size).unwrap_or(usize::MAX));
+    let reference = match table {
+        TableName::Events => None,
+        TableName::Sessions => Some("opened_at"),
+        TableName::Messages => Some("sent_at"),
+    };
+    if let (Some(reference), Some(span)) = (reference, file.span)
+        && let Ok(index) = columns.index_of(reference)
+        && let DataType::Timestamp(TimeUnit::Microsecond, zone) = columns.field(index).data_type()
+        && let Some((first, last)) = bounds_us(span)
+    {
+        statistics.column_statistics[index] = ColumnStatistics {
+            null_count: Precision::Exact(0),
+            min_value: Precision::Inexact(ScalarValue::TimestampMicrosecond(Some(first), zone.clone())),
+            max_value: Precision::Inexact(ScalarValue::TimestampMicrosecond(Some(last), zone.clone())),
+            ..ColumnStatistics::new_unknown()
+        };
+    }
+    statistics
+}
+
+fn bounds_us(span: Span) -> Option<(i64, i64)> {
+    Some((span.start_hour.checked_mul(HOUR_US)?, span.end_hour.checked_mul(HOUR_US)?.checked_sub(1)?))
+}
+
+#[async_trait]
+impl TableProvider for ParquetFiles {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // The filter stays above the scan; the physical optimizer hands it down for pruning.
+        Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = self.in_files.table_schema();
+        // The scan's columns end with the partition columns; the table's need not.
+        let wanted: Vec<usize> = match projection {
+            Some(projection) => projection.clone(),
+            None => (0..self.schema.fields().len()).collect(),
+        };
+        let indices = wanted
+            .iter()
+            .map(|index| Ok(table.index_of(self.schema.field(*index).name())?))
+            .collect::<Result<Vec<usize>>>()?;
+        let groups = FileGroup::new(self.files.clone()).split_files(state.config().target_partitions());
+        if groups.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&wanted)?))));
+        }
+        let runtime = state.runtime_env();
+        // Footers are kept between queries: a file never changes under its name.
+        let readers = CachedParquetFileReaderFactory::new(
+            runtime.object_store(&self.store)?,
+            runtime.cache_manager.get_file_metadata_cache(),
+        );
+        let source = ParquetSource::new(self.in_files.clone())
+            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_parquet_file_reader_factory(Arc::new(readers));
+        let scan = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_projection_indices(Some(indices))?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(scan))
+    }
+}
