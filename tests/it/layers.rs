@@ -33,17 +33,9 @@ fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`")?.strip_suffix(" |"));
     let rows: Vec<(String, &str)> =
         rows.map(|row| (row.split('`').next().unwrap().to_owned(), row.rsplit(" | ").next().unwrap())).collect();
-    let leaves: Vec<&str> =
-        rows.iter().filter(|(_, may)| *may == "nothing of ours").map(|(name, _)| name.as_str()).collect();
     let mut table: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
     for (name, may) in &rows {
         let mut allowed: BTreeSet<String> = may.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        if may.contains("leaves") {
-            allowed.extend(leaves.iter().map(|leaf| (*leaf).to_owned()));
-        }
-        if may.contains("the overlay handle") {
-            allowed.insert("projector".to_owned());
-        }
         // Rows stand in the order of the flow: what a row names is above it.
         let below: Vec<String> = allowed.iter().filter_map(|one| table.get(one)?.clone()).flatten().collect();
         allowed.extend(below);
