@@ -18,9 +18,9 @@
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
 //! | [`gateway`] | Viber's callbacks and calls: verify, append, relay | `event`, `log`, `metrics` |
 //! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
-//! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, leaves |
-//! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake` |
-//! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, the overlay handle |
+//! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
+//! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
+//! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `metrics` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
@@ -35,6 +35,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod event;
+pub mod gateway;
 pub mod lake;
 pub mod log;
 pub mod metrics;
@@ -42,3 +43,4 @@ pub mod projector;
 pub mod query;
 pub mod session;
 pub mod state;
+pub mod transfer;

@@ -1,0 +1,15 @@
+//! The whole program, run as users run it: a real binary on real directories, killed, filled up and asked.
+
+mod disk;
+mod generate;
+mod golden;
+mod guard;
+mod harness;
+mod kills;
+mod layers;
+mod monitoring;
+mod readers;
+mod schemas;
+mod serving;
+mod tools;
+mod transfer;

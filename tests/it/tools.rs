@@ -1,0 +1,46 @@
+//! Programs of others that the tests hold Counterbat against. `.ci/tools` fetches them into a cache.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Where `.ci/tools` puts what it fetches: `$COUNTERBAT_TOOLS`, else `~/.cache/counterbat/tools`.
+fn cache() -> PathBuf {
+    let set = std::env::var_os("COUNTERBAT_TOOLS").map(PathBuf::from);
+    set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/counterbat/tools"))
+}
+
+/// The path of a tool, fetched when it is not there yet.
+fn tool(name: &str) -> PathBuf {
+    static FETCHED: OnceLock<Result<(), String>> = OnceLock::new();
+    let fetched = FETCHED.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/tools");
+        let output = Command::new("bash").arg(script).env("COUNTERBAT_TOOLS", cache()).output();
+        match output {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(super::harness::text(&output.stderr)),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let path = cache().join("bin").join(name);
+    assert!(
+        path.exists(),
+        "{name} is missing: run .ci/tools (Debian, needs apt-get, dpkg and python3), or put it at {}. {}",
+        path.display(),
+        fetched.as_ref().err().map_or("", String::as_str),
+    );
+    path
+}
+
+pub fn promtool() -> Command {
+    Command::new(tool("promtool"))
+}
+
+pub fn prometheus() -> Command {
+    Command::new(tool("prometheus"))
+}
+
+/// A Python with duckdb, pyarrow, deltalake and jsonschema.
+pub fn python() -> Command {
+    Command::new(tool("python"))
+}
