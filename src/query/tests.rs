@@ -104,7 +104,7 @@ impl Fixture {
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         let size = target.metadata().unwrap().len();
-        FileEntry { path, size, rows: batch.num_rows() as u64, span, date }
+        FileEntry { path, size, rows: batch.num_rows() as u64, span, date, stats: None }
     }
 
     fn new() -> Fixture {
