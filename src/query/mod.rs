@@ -10,6 +10,7 @@ mod pruning;
 pub mod table;
 mod value;
 pub mod views;
+mod workers;
 
 pub use engine::{Engine, Limits, Pictures, QueryStream};
 pub use error::QueryError;
