@@ -16,4 +16,4 @@ pub use engine::{Engine, Limits, Pictures, QueryStream};
 pub use error::QueryError;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

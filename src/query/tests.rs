@@ -249,7 +249,7 @@ impl Pictures for Fixture {
 
 const LIMITS: Limits = Limits { max_rows: 1000, timeout: Duration::from_secs(60), memory_bytes: 64 << 20 };
 
-fn engine() -> Engine {
+pub(crate) fn engine() -> Engine {
     Fixture::new().engine(LIMITS)
 }
 
