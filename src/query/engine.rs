@@ -105,15 +105,11 @@ impl Engine {
     pub fn new(source: Arc<dyn Pictures>, limits: Limits) -> Result<Engine, QueryError> {
         let (url, store) = source.object_store();
         let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
-        let runtime: Arc<RuntimeEnv> = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
-            .build_arc()?;
+        let runtime: Arc<RuntimeEnv> =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
         runtime.register_object_store(store_url.as_ref(), store);
-        let mut state = SessionStateBuilder::new()
-            .with_config(config())
-            .with_runtime_env(runtime)
-            .with_default_features()
-            .build();
+        let mut state =
+            SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
         let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
         datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
         Ok(Engine { source, limits, base: state, store: store_url })

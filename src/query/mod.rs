@@ -5,11 +5,14 @@ pub mod error;
 pub mod functions;
 pub mod guard;
 pub mod keys;
-mod pruning;
 pub mod output;
+mod pruning;
 pub mod table;
 mod value;
 pub mod views;
 
 pub use engine::{Engine, Limits, Pictures, QueryStream};
 pub use error::QueryError;
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,7 @@ impl PictureTable {
         let mut parts = Vec::new();
         let TableView { clean, dirty, replaced, rows } = view;
         // With nothing replaced the dirty files hold as they are.
-        let (clean, dirty) =
-            if replaced.is_empty() { ([clean, dirty].concat(), Vec::new()) } else { (clean, dirty) };
+        let (clean, dirty) = if replaced.is_empty() { ([clean, dirty].concat(), Vec::new()) } else { (clean, dirty) };
         if !clean.is_empty() {
             let files = Arc::new(ParquetFiles::new(table, schema.clone(), &clean, place)?);
             parts.push(LogicalPlanBuilder::scan("files", provider_as_source(files), None)?);

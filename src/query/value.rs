@@ -95,7 +95,9 @@ fn known(kind: &DataType) -> bool {
     match kind {
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => true,
         DataType::Struct(_) | DataType::Null | DataType::Boolean | DataType::Utf8 => true,
-        DataType::Float32 | DataType::Float64 | DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _) => true,
+        DataType::Float32 | DataType::Float64 | DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            true
+        }
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => true,
         kind => kind.is_integer(),
     }
