@@ -89,6 +89,11 @@ impl Meter {
         self.bar.set_message(what);
     }
 
+    /// Sets the number of records.
+    pub fn set_length(&self, length: u64) {
+        self.bar.set_length(length);
+    }
+
     /// Moves the bar.
     pub fn set_position(&self, position: u64) {
         self.bar.set_position(position);

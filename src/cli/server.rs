@@ -43,9 +43,10 @@ impl Server {
 
     /// Sends a request; a problem document becomes the error.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().await.with_context(|| {
-            format!("a server holds the data directory, but does not answer at {}", self.console)
-        })?;
+        let response = request
+            .send()
+            .await
+            .with_context(|| format!("a server holds the data directory, but does not answer at {}", self.console))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
