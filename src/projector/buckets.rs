@@ -92,9 +92,7 @@ impl Buckets {
         let margin_ms = settings.delivery_window_ms + settings.settle_lateness_ms + 8 * 86_400_000;
         (0u32..)
             .zip(&self.watermarks)
-            .filter_map(|(partition, watermark_ms)| {
-                Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms))))
-            })
+            .filter_map(|(partition, watermark_ms)| Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms)))))
             .collect()
     }
 
