@@ -31,8 +31,11 @@
 //! - `event` and `session` know no clock, file, thread or randomness: the same events give the same rows.
 //! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
 
+pub mod cli;
 pub mod config;
+pub mod console;
 pub mod event;
+pub mod gateway;
 pub mod lake;
 pub mod log;
 pub mod metrics;

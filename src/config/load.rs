@@ -142,7 +142,9 @@ mod tests {
         // What is commented out is right too.
         let uncommented: String = DEFAULT_TOML
             .lines()
-            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with("[[")).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with("[[")).unwrap_or(line)
+            })
             .map(|line| format!("{line}\n"))
             .collect();
         let config = parse(&uncommented, &[]).unwrap();
@@ -161,7 +163,10 @@ mod tests {
             ("[upstream]\nurl = \"ftp://x\"", ["line 2", "ftp://x"]),
             ("[[accounts]]\nname = \"A b\"\ntoken = \"x\"", ["line 1", "A b"]),
             ("[[accounts]]\nname = \"a\"", ["line 1", "token_env"]),
-            ("[[accounts]]\nname = \"a\"\ntoken = \"x\"\n[[accounts]]\nname = \"a\"\ntoken = \"y\"", ["line", "two accounts"]),
+            (
+                "[[accounts]]\nname = \"a\"\ntoken = \"x\"\n[[accounts]]\nname = \"a\"\ntoken = \"y\"",
+                ["line", "two accounts"],
+            ),
             ("[metrics]\naccounts = \"some\"", ["line 2", "some"]),
         ] {
             let error = parse(text, &[]).unwrap_err();

@@ -189,7 +189,7 @@ impl<'de> de::Deserialize<'de> for Key<'de> {
 
 payload!(
     /// `user` or `sender`.
-    Person { "country" => country: Scalar<'a> }
+    Person { "id" => id: Scalar<'a>, "country" => country: Scalar<'a> }
 );
 payload!(
     /// `message` of a `message` callback.
@@ -198,6 +198,8 @@ payload!(
 payload!(
     /// The body of a callback (viber.md §3).
     Callback {
+        "event" => event: Scalar<'a>,
+        "user_id" => user_id: Scalar<'a>,
         "timestamp" => timestamp: Scalar<'a>,
         "message_token" => message_token: Scalar<'a>,
         "desc" => desc: Scalar<'a>,
@@ -208,7 +210,13 @@ payload!(
 );
 payload!(
     /// `request` of a call.
-    Request { "type" => kind: Scalar<'a>, "tracking_data" => tracking_data: Scalar<'a> }
+    Request {
+        "type" => kind: Scalar<'a>,
+        "tracking_data" => tracking_data: Scalar<'a>,
+        "receiver" => receiver: Scalar<'a>,
+        "id" => id: Scalar<'a>,
+        "auth_token" => auth_token: Scalar<'a>,
+    }
 );
 payload!(
     /// `response` of a call.
@@ -230,6 +238,20 @@ payload!(
 
 impl<'a> Callback<'a> {
     /// Reads a callback's body; `None` where it is no JSON object.
+    pub fn parse(data: &'a [u8]) -> Option<Self> {
+        parse(data)
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Reads the body of a request; `None` where it is no JSON object.
+    pub fn parse(data: &'a [u8]) -> Option<Self> {
+        parse(data)
+    }
+}
+
+impl<'a> Response<'a> {
+    /// Reads the body of a response; `None` where it is no JSON object.
     pub fn parse(data: &'a [u8]) -> Option<Self> {
         parse(data)
     }

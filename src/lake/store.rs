@@ -64,9 +64,15 @@ impl Store {
         Url::parse("lake://tables").unwrap_or_else(|_| self.url.clone())
     }
 
-    /// The URL of a folder below the root.
-    pub fn folder_url(&self, folder: &str) -> Result<Url, LakeError> {
-        self.url.join(&format!("{folder}/")).map_err(|error| self.failed(&error))
+    /// The whole store that the tables lie in, and a folder's URL there: `deltalake` goes by absolute paths, and sorts
+    /// listings only where the URL says that they are files.
+    pub fn whole(&self, folder: &str) -> Result<(Arc<dyn ObjectStore>, Url), LakeError> {
+        let url = self.url.join(&format!("{folder}/")).map_err(|error| self.failed(&error))?;
+        let objects: Arc<dyn ObjectStore> = match &self.root {
+            Some(_) => Arc::new(LocalFileSystem::new()),
+            None => self.objects(),
+        };
+        Ok((objects, url))
     }
 
     pub fn failed(&self, error: &dyn std::fmt::Display) -> LakeError {

@@ -363,9 +363,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A handle for what `deltalake` does.
 fn delta(store: &Store, folder: &str) -> Result<DeltaTable, LakeError> {
-    let url = store.folder_url(folder)?;
-    let objects = Arc::new(object_store::prefix::PrefixStore::new(store.objects(), ObjectPath::from(folder)));
+    let (objects, url) = store.whole(folder)?;
     DeltaTableBuilder::from_url(url.clone())
         .map(|builder| builder.with_storage_backend(objects, url))
         .and_then(DeltaTableBuilder::build)

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const DAY_HOURS: i64 = 24;
+/// A sliding session may stay open for days after its hour; this covers every policy there is.
+const LONGEST_SESSION_MS: i64 = 8 * 86_400_000;
 /// Maintenance at most this often.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
 /// Writing buckets takes at most one part in this many of the time.
@@ -88,11 +90,12 @@ impl Buckets {
 
     /// By partition, the hour before which all rows are settled for good.
     pub fn settled_before(&self, settings: &Settings) -> BTreeMap<u32, i64> {
-        // A sliding session may stay open for days after its hour; a week covers every policy there is.
-        let margin_ms = settings.delivery_window_ms + settings.settle_lateness_ms + 8 * 86_400_000;
+        let margin_ms = settings.delivery_window_ms + settings.settle_lateness_ms + LONGEST_SESSION_MS;
         (0u32..)
             .zip(&self.watermarks)
-            .filter_map(|(partition, watermark_ms)| Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms)))))
+            .filter_map(|(partition, watermark_ms)| {
+                Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms))))
+            })
             .collect()
     }
 
@@ -151,16 +154,17 @@ impl Buckets {
         last.elapsed() >= rest
     }
 
-    /// The span to write for an hour: that of the file that has it, else its day where the day is settled, else itself.
+    /// The span to write for an hour: its whole day where the day is settled, else that of the file that has it, else
+    /// itself. Spans of one rewrite never overlap.
     fn span_for(&self, index: &Index<'_>, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
-        if let Some(span) = index.covering(partition, hour).and_then(|file| file.span) {
-            return span;
-        }
         let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;
-        let whole_day = Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
-        let settled_ms = (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(self.settle_ms + 8 * 86_400_000);
-        let settled = watermark_ms.is_some_and(|watermark_ms| watermark_ms >= settled_ms);
-        if settled { whole_day } else { Span { partition, start_hour: hour, end_hour: hour + 1 } }
+        let settled_ms =
+            (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(self.settle_ms + LONGEST_SESSION_MS);
+        if watermark_ms.is_some_and(|watermark_ms| watermark_ms >= settled_ms) {
+            return Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
+        }
+        let of_file = index.covering(partition, hour).and_then(|file| file.span);
+        of_file.unwrap_or(Span { partition, start_hour: hour, end_hour: hour + 1 })
     }
 
     fn forget_old(&mut self, watermarks: &[Option<i64>]) {

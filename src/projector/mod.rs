@@ -48,7 +48,9 @@ pub enum ProjectorError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The tables were written from another log.
-    #[error("{what} holds positions of log {theirs}, but this log is {ours}: a log that was lost cannot be continued; export the events and import them into a new data directory")]
+    #[error(
+        "{what} holds positions of log {theirs}, but this log is {ours}: a log that was lost cannot be continued; export the events and import them into a new data directory"
+    )]
     OtherLog { what: &'static str, ours: String, theirs: String },
     /// It gave up; the text says why.
     #[error("the projector has stopped: {0}")]
@@ -180,9 +182,7 @@ async fn supervise(
         let text = error.to_string();
         tracing::error!(error = %text, retry = !stopped, "the projector has stopped");
         live.update(|status| (status.error, status.stopped) = (Some(text), stopped));
-        let wait = async {
-            if stopped { std::future::pending().await } else { tokio::time::sleep(pause).await }
-        };
+        let wait = async { if stopped { std::future::pending().await } else { tokio::time::sleep(pause).await } };
         tokio::select! {
             () = wait => {}
             _ = parts.stop.wait_for(|stop| *stop) => return Err(error),
@@ -223,19 +223,23 @@ async fn run(parts: &Parts, live: &Arc<Live>, inbox: &mut mpsc::Receiver<Request
         );
     }
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
-    live.reset(Some(state.clone()), tables(&parts.lake), Status {
-        partitions: meta
-            .partitions
-            .iter()
-            .map(|mark| PartitionStatus {
-                folded: mark.position,
-                archived: mark.position,
-                log_end: mark.position,
-                watermark_ms: mark.watermark_ms,
-            })
-            .collect(),
-        ..Status::default()
-    });
+    live.reset(
+        Some(state.clone()),
+        tables(&parts.lake),
+        Status {
+            partitions: meta
+                .partitions
+                .iter()
+                .map(|mark| PartitionStatus {
+                    folded: mark.position,
+                    archived: mark.position,
+                    log_end: mark.position,
+                    watermark_ms: mark.watermark_ms,
+                })
+                .collect(),
+            ..Status::default()
+        },
+    );
     let open = meta.partitions.iter().flat_map(|mark| &mark.open);
     settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
     drive(parts, live, inbox, state, meta, &archived.positions).await
@@ -372,3 +376,6 @@ impl Folding {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,12 +65,7 @@ async fn any_age(lake: &Lake, mut settings: Settings) -> Result<Settings, Projec
 }
 
 /// Writes all rows of the state into the generation's tables.
-async fn write(
-    generation: &Lake,
-    state: &State,
-    settings: &Settings,
-    meta: &Meta,
-) -> Result<(), ProjectorError> {
+async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Meta) -> Result<(), ProjectorError> {
     let mut buckets = Buckets::new(settings);
     let watermarks: Vec<Option<i64>> = meta.partitions.iter().map(|mark| mark.watermark_ms).collect();
     for name in [TableName::Messages, TableName::Sessions] {

@@ -153,7 +153,12 @@ impl Replay {
     fn flush(&mut self) -> Result<PartitionMark, ProjectorError> {
         let (mark, layer) = self.worker.freeze();
         let mut batch = self.state.batch();
-        super::commit::write_layer(&mut batch, self.partition, &layer, self.deltas.iter().flat_map(|delta| &delta.rows));
+        super::commit::write_layer(
+            &mut batch,
+            self.partition,
+            &layer,
+            self.deltas.iter().flat_map(|delta| &delta.rows),
+        );
         batch.commit()?;
         self.worker.thaw();
         self.deltas.clear();

@@ -146,7 +146,8 @@ impl Worker {
             return;
         }
         if partitioner::partition(record.event.key().as_bytes(), self.settings.partitions) != self.partition {
-            reading.malformed = Some("the record is in a wrong partition: producers must use Kafka's default murmur2 partitioner");
+            reading.malformed =
+                Some("the record is in a wrong partition: producers must use Kafka's default murmur2 partitioner");
             reading.fact = None;
             reading.country = None;
         }
@@ -229,7 +230,8 @@ impl Worker {
     fn serve(&mut self, watermark_ms: i64) -> Result<FxHashSet<UserKey>, ProjectorError> {
         let mut due = FxHashSet::default();
         let after_ms = self.mark.served_ms;
-        let range = (after_ms.map_or(i64::MIN, |after_ms| after_ms + 1), Box::from([]))..(watermark_ms + 1, Box::from([]));
+        let range =
+            (after_ms.map_or(i64::MIN, |after_ms| after_ms + 1), Box::from([]))..(watermark_ms + 1, Box::from([]));
         if range.start >= range.end {
             return Ok(due);
         }
@@ -245,14 +247,7 @@ impl Worker {
         Ok(due)
     }
 
-    fn settle(
-        &mut self,
-        key: UserKey,
-        touched: Touched,
-        watermark_ms: i64,
-        rows: &mut Vec<Laying>,
-        tally: &mut Tally,
-    ) {
+    fn settle(&mut self, key: UserKey, touched: Touched, watermark_ms: i64, rows: &mut Vec<Laying>, tally: &mut Tally) {
         let Some((account, user)) = split_user_key(&key) else { return };
         let terms = self.terms(account);
         let Touched { mut entry, before } = touched;
@@ -265,7 +260,8 @@ impl Worker {
             self.count_session(account, changed.before, changed.after, tally);
         }
         for changed in change::messages(&before, &after) {
-            let id = |row: &crate::session::row::MessageRow| (RowId::Message(row.message_token), hour_of(row.sent_at_ms));
+            let id =
+                |row: &crate::session::row::MessageRow| (RowId::Message(row.message_token), hour_of(row.sent_at_ms));
             self.lay(Laid::Messages, &key, changed.before.map(id), changed.after.map(id), rows, || {
                 changed.after.cloned().map_or(LaidRow::Gone, LaidRow::Message)
             });

@@ -33,7 +33,9 @@ impl QueryError {
     /// Line and column in the query, where known.
     pub fn position(&self) -> Option<(u64, u64)> {
         match self {
-            QueryError::Syntax { line, column, .. } | QueryError::Plan { line, column, .. } => Some(((*line)?, (*column)?)),
+            QueryError::Syntax { line, column, .. } | QueryError::Plan { line, column, .. } => {
+                Some(((*line)?, (*column)?))
+            }
             _ => None,
         }
     }
@@ -114,7 +116,8 @@ fn schema_message(error: &SchemaError) -> String {
             let wanted = field.name.to_lowercase();
             let mut message = format!("no column named {}", field.quoted_flat_name());
             let near = valid_fields.iter().map(|valid| (distance(&wanted, &valid.name.to_lowercase()), valid));
-            if let Some((_, near)) = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min_by_key(|(far, _)| *far) {
+            if let Some((_, near)) = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min_by_key(|(far, _)| *far)
+            {
                 message.push_str(&format!("; did you mean {}?", near.name));
             }
             let mut names: Vec<&str> = valid_fields.iter().map(|valid| valid.name.as_str()).collect();

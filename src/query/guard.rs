@@ -59,11 +59,9 @@ impl Visitor for Guard {
     fn pre_visit_statement(&mut self, statement: &ast::Statement) -> ControlFlow<String> {
         use ast::Statement as S;
         match statement {
-            S::Query(_)
-            | S::Explain { .. }
-            | S::ExplainTable { .. }
-            | S::ShowTables { .. }
-            | S::ShowColumns { .. } => ControlFlow::Continue(()),
+            S::Query(_) | S::Explain { .. } | S::ExplainTable { .. } | S::ShowTables { .. } | S::ShowColumns { .. } => {
+                ControlFlow::Continue(())
+            }
             S::Set(_) => ControlFlow::Break("settings cannot be changed".to_owned()),
             S::Copy { .. } => {
                 ControlFlow::Break("files are not read or written here, only the tables are read".to_owned())
@@ -107,7 +105,9 @@ impl Visitor for Guard {
             return ControlFlow::Continue(());
         }
         let known = FUNCTIONS.join(", ");
-        ControlFlow::Break(format!("the table function {name} is refused: only the tables are read (there are {known})"))
+        ControlFlow::Break(format!(
+            "the table function {name} is refused: only the tables are read (there are {known})"
+        ))
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<String> {

@@ -1,7 +1,7 @@
 //! Which rows of a file still hold: the filter over files with replaced rows.
 
 use crate::lake::TableName;
-use datafusion::arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result};
@@ -72,7 +72,9 @@ impl ScalarUDFImpl for Kept {
             (TableName::Sessions, [ids]) => {
                 let ids = text(ids)?;
                 let ids = ids.as_string::<i32>();
-                ids.iter().map(|id| Some(!id.and_then(session_key).is_some_and(|key| self.replaced.contains(&key[..])))).collect()
+                ids.iter()
+                    .map(|id| Some(!id.and_then(session_key).is_some_and(|key| self.replaced.contains(&key[..]))))
+                    .collect()
             }
             (TableName::Messages, [accounts, users, tokens]) => {
                 let (accounts, users) = (text(accounts)?, text(users)?);

@@ -2,14 +2,13 @@
 //! rows that stand in for them.
 
 use super::keys::Kept;
-use crate::lake::TableName;
+use super::pruning::Bounds;
 use crate::lake::picture::TableView;
-use crate::lake::{FileEntry, Span};
+use crate::lake::{FileEntry, TableName};
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{MemTable, Session, TableProvider};
-use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -28,7 +27,6 @@ use std::sync::Arc;
 
 /// The partition column of `events`: a value of the file, not a column in it.
 const PARTITION_COLUMN: &str = "date";
-const HOUR_US: i64 = 3_600_000_000;
 
 /// Where the files of a table lie.
 #[derive(Clone)]
@@ -53,8 +51,7 @@ impl PictureTable {
         let mut parts = Vec::new();
         let TableView { clean, dirty, replaced, rows } = view;
         // With nothing replaced the dirty files hold as they are.
-        let (clean, dirty) =
-            if replaced.is_empty() { ([clean, dirty].concat(), Vec::new()) } else { (clean, dirty) };
+        let (clean, dirty) = if replaced.is_empty() { ([clean, dirty].concat(), Vec::new()) } else { (clean, dirty) };
         if !clean.is_empty() {
             let files = Arc::new(ParquetFiles::new(table, schema.clone(), &clean, place)?);
             parts.push(LogicalPlanBuilder::scan("files", provider_as_source(files), None)?);
@@ -120,6 +117,7 @@ struct ParquetFiles {
     schema: SchemaRef,
     in_files: TableSchema,
     files: Vec<PartitionedFile>,
+    bounds: Bounds,
     store: ObjectStoreUrl,
 }
 
@@ -133,7 +131,7 @@ impl ParquetFiles {
         } else {
             TableSchema::from(schema.clone())
         };
-        let columns = in_files.file_schema().clone();
+        let bounds = Bounds::of(table, &schema, files);
         let files = files
             .iter()
             .map(|file| {
@@ -142,41 +140,11 @@ impl ParquetFiles {
                 if dated {
                     part.partition_values = vec![ScalarValue::Date32(file.date)];
                 }
-                part.with_statistics(Arc::new(statistics(table, &columns, file)))
+                part
             })
             .collect();
-        Ok(ParquetFiles { schema, in_files, files, store: place.store.clone() })
+        Ok(ParquetFiles { schema, in_files, files, bounds, store: place.store.clone() })
     }
-}
-
-/// What is known of a file without opening it: enough to leave out files of other hours.
-fn statistics(table: TableName, columns: &Schema, file: &FileEntry) -> Statistics {
-    let mut statistics = Statistics::new_unknown(columns);
-    // Inexact: the count in the Delta log is a hint that other writers may leave out.
-    statistics.num_rows = Precision::Inexact(usize::try_from(file.rows).unwrap_or(usize::MAX));
-    statistics.total_byte_size = Precision::Inexact(usize::try_from(file.size).unwrap_or(usize::MAX));
-    let reference = match table {
-        TableName::Events => None,
-        TableName::Sessions => Some("opened_at"),
-        TableName::Messages => Some("sent_at"),
-    };
-    if let (Some(reference), Some(span)) = (reference, file.span)
-        && let Ok(index) = columns.index_of(reference)
-        && let DataType::Timestamp(TimeUnit::Microsecond, zone) = columns.field(index).data_type()
-        && let Some((first, last)) = bounds_us(span)
-    {
-        statistics.column_statistics[index] = ColumnStatistics {
-            null_count: Precision::Exact(0),
-            min_value: Precision::Inexact(ScalarValue::TimestampMicrosecond(Some(first), zone.clone())),
-            max_value: Precision::Inexact(ScalarValue::TimestampMicrosecond(Some(last), zone.clone())),
-            ..ColumnStatistics::new_unknown()
-        };
-    }
-    statistics
-}
-
-fn bounds_us(span: Span) -> Option<(i64, i64)> {
-    Some((span.start_hour.checked_mul(HOUR_US)?, span.end_hour.checked_mul(HOUR_US)?.checked_sub(1)?))
 }
 
 #[async_trait]
@@ -190,15 +158,15 @@ impl TableProvider for ParquetFiles {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        // The filter stays above the scan; the physical optimizer hands it down for pruning.
-        Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()])
+        // They leave out files; within a file they only prune, by its statistics, and are applied above the scan.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = self.in_files.table_schema();
@@ -211,7 +179,9 @@ impl TableProvider for ParquetFiles {
             .iter()
             .map(|index| Ok(table.index_of(self.schema.field(*index).name())?))
             .collect::<Result<Vec<usize>>>()?;
-        let groups = FileGroup::new(self.files.clone()).split_files(state.config().target_partitions());
+        let wanted_files = self.bounds.wanted(state, &self.schema, filters)?;
+        let files = self.files.iter().zip(wanted_files).filter(|(_, wanted)| *wanted).map(|(file, _)| file.clone());
+        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
         if groups.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&wanted)?))));
         }

@@ -1,0 +1,3 @@
+//! Flags, exit codes, progress bars, table output.
+
+pub mod sql;

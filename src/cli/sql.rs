@@ -1,0 +1,241 @@
+//! `counterbat sql`: a query on the data directory, or through the server that runs on it.
+
+use crate::console::sql::ARROW;
+use crate::query::output::{Format, Writer};
+use crate::query::{Engine, QueryError};
+use anyhow::{Context, Result, anyhow, bail};
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamDecoder;
+use clap::ValueEnum;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+
+/// Ask the tables in SQL
+///
+/// Tables: events, sessions, messages. Views: users, open_sessions, user_timeline, processed_monthly. SHOW TABLES and
+/// SHOW COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  counterbat sql \"SELECT account, count(*) FROM sessions GROUP BY account\"
+  counterbat sql --format parquet --output march.parquet - < march.sql")]
+pub struct SqlArgs {
+    /// How to write the answer
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: OutputFormat,
+    /// Write the answer to this file, which appears when it is complete, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The query; - reads it from standard input
+    #[arg(value_name = "QUERY")]
+    pub query: String,
+}
+
+/// What `--format` can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// A table to look at
+    Table,
+    /// Comma-separated, with a head line
+    Csv,
+    /// An array of objects
+    Json,
+    /// An object a line
+    Ndjson,
+    /// A Parquet file
+    Parquet,
+}
+
+impl From<OutputFormat> for Format {
+    fn from(format: OutputFormat) -> Format {
+        match format {
+            OutputFormat::Table => Format::Table,
+            OutputFormat::Csv => Format::Csv,
+            OutputFormat::Json => Format::Json,
+            OutputFormat::Ndjson => Format::Ndjson,
+            OutputFormat::Parquet => Format::Parquet,
+        }
+    }
+}
+
+impl SqlArgs {
+    fn sql(&self) -> Result<String> {
+        if self.query != "-" {
+            return Ok(self.query.clone());
+        }
+        let mut sql = String::new();
+        io::stdin().read_to_string(&mut sql).context("cannot read the query from standard input")?;
+        Ok(sql)
+    }
+}
+
+/// Answers from an engine in this process.
+pub async fn run_local(args: SqlArgs, engine: &Engine) -> Result<()> {
+    let sql = args.sql()?;
+    let answer = engine.query(&sql).await.map_err(|error| shown(&sql, &error.message(), error.position()))?;
+    let schema = answer.schema();
+    let rows = answer.map_err(|error: QueryError| anyhow!("{error}"));
+    write(&args, schema, rows).await
+}
+
+/// Answers through the console listener at `base_url`; `token` is one of `[console] tokens` where there are any.
+pub async fn run_remote(args: SqlArgs, base_url: &str, token: Option<&str>) -> Result<()> {
+    let sql = args.sql()?;
+    // The server is on this machine: a proxy of the environment has no part in it.
+    let client = reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
+    let base_url = base_url.trim_end_matches('/');
+    let mut request = client
+        .post(format!("{base_url}/api/v1/sql"))
+        .header("accept", ARROW)
+        .header("content-type", "application/json")
+        .body(serde_json::json!({ "sql": sql }).to_string());
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await;
+    let response =
+        response.with_context(|| format!("a server holds the data directory, but does not answer at {base_url}"))?;
+    let status = response.status();
+    if !status.is_success() {
+        let body = response.bytes().await.unwrap_or_default();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let Some(detail) = problem["detail"].as_str().or(problem["title"].as_str()) else {
+            bail!("the server answered {status}");
+        };
+        return Err(shown(&sql, detail, problem["line"].as_u64().zip(problem["column"].as_u64())));
+    }
+    let (schema, rows) = decoded(Box::pin(response.bytes_stream())).await?;
+    write(&args, schema, rows).await
+}
+
+/// An error with the line of the query it is about and a mark under the place.
+fn shown(sql: &str, message: &str, position: Option<(u64, u64)>) -> anyhow::Error {
+    let Some((line, column)) = position else { return anyhow!("{message}") };
+    let nth = |number: u64| usize::try_from(number).ok()?.checked_sub(1);
+    let place = format!("{message} (line {line}, column {column})");
+    match nth(line).and_then(|line| sql.lines().nth(line)).zip(nth(column)) {
+        Some((text, column)) if column <= text.chars().count() => {
+            let indent: String = text.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            anyhow!("{place}\n  {text}\n  {indent}^")
+        }
+        _ => anyhow!("{place}"),
+    }
+}
+
+/// The columns and the batches of an Arrow stream that arrives in pieces.
+async fn decoded<S, B, E>(mut pieces: S) -> Result<(SchemaRef, impl Stream<Item = Result<RecordBatch>>)>
+where
+    S: Stream<Item = Result<B, E>> + Unpin,
+    B: Into<bytes::Bytes>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    const BROKEN: &str = "the server broke off its answer";
+    let mut decoder = StreamDecoder::new();
+    let mut buffer = Buffer::from(Vec::<u8>::new());
+    let mut first = None;
+    while decoder.schema().is_none() && first.is_none() {
+        let piece = pieces.next().await.context(BROKEN)?.context(BROKEN)?;
+        // What is left of the piece before belongs to a message whose rest is in this one; the decoder holds that part.
+        buffer = Buffer::from(piece.into());
+        first = decoder.decode(&mut buffer).context(BROKEN)?;
+    }
+    let schema = decoder.schema().context(BROKEN)?;
+    let state = (pieces, decoder, buffer, first);
+    let batches = stream::try_unfold(state, |(mut pieces, mut decoder, mut buffer, mut first)| async move {
+        loop {
+            if let Some(batch) = first.take() {
+                return Ok(Some((batch, (pieces, decoder, buffer, first))));
+            }
+            first = decoder.decode(&mut buffer).context(BROKEN)?;
+            if first.is_none() {
+                match pieces.next().await {
+                    Some(piece) => buffer = Buffer::from(piece.context(BROKEN)?.into()),
+                    None => {
+                        decoder.finish().context(BROKEN)?;
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    });
+    Ok((schema, batches))
+}
+
+async fn write(args: &SqlArgs, schema: SchemaRef, rows: impl Stream<Item = Result<RecordBatch>>) -> Result<()> {
+    match &args.output {
+        None => {
+            let out = BufWriter::new(io::stdout());
+            let written = write_to(args.format, schema, rows, out).await;
+            match written {
+                // Whoever read has seen enough, as `head` does.
+                Err(error) if is_broken_pipe(&error) => Ok(()),
+                written => written.map(drop),
+            }
+        }
+        Some(path) => {
+            let partial = Partial::create(path)?;
+            let file = partial.file.try_clone().context("cannot write")?;
+            write_to(args.format, schema, rows, BufWriter::new(file)).await?;
+            partial.complete()
+        }
+    }
+}
+
+async fn write_to<W: Write + Send>(
+    format: OutputFormat,
+    schema: SchemaRef,
+    rows: impl Stream<Item = Result<RecordBatch>>,
+    out: W,
+) -> Result<W> {
+    let mut rows = pin!(rows);
+    let mut writer = Writer::new(format.into(), schema, out).context("cannot write")?;
+    while let Some(batch) = rows.try_next().await? {
+        writer.write(&batch).context("cannot write")?;
+    }
+    writer.finish().context("cannot write")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+/// A file that gets its name when it is complete, and is removed when it does not become so.
+struct Partial {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+    complete: bool,
+}
+
+impl Partial {
+    fn create(path: &Path) -> Result<Partial> {
+        let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.partial", std::process::id()));
+        let partial = path.with_file_name(hidden);
+        let file = File::create(&partial).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Partial { file, partial, path: path.to_owned(), complete: false })
+    }
+
+    fn complete(mut self) -> Result<()> {
+        let done = self.file.sync_all().and_then(|()| fs::rename(&self.partial, &self.path));
+        done.with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.complete = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.complete {
+            // What fails here leaves a hidden file beside the one asked for, no more.
+            fs::remove_file(&self.partial).ok();
+        }
+    }
+}

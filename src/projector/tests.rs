@@ -1,0 +1,198 @@
+//! The projector over a real log, state and lake: what it commits, and what a restart, a loss and a rebuild leave.
+
+use super::*;
+use crate::event::{Event, structured};
+use crate::lake::Lake;
+use crate::log::embedded::{EmbeddedLog, Options, Retention};
+use crate::log::partitioner::{Route, route};
+use crate::metrics::{AccountLabels, Metrics};
+use crate::session::Policy;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use std::io::Read;
+use std::path::Path;
+
+const DAY: i64 = 86_400_000;
+
+fn events(history: &str) -> Vec<Event> {
+    let path = format!("{}/tests/golden/{history}/events.ndjson.gz", env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    text.lines().map(|line| structured::parse_line(line.as_bytes()).unwrap()).collect()
+}
+
+fn now_us() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}
+
+fn settings(log: &EmbeddedLog) -> Settings {
+    Settings {
+        partitions: log.partitions(),
+        log_id: log.id().0.clone(),
+        lateness_ms: Some(3 * DAY),
+        settle_lateness_ms: 3 * DAY,
+        delivery_window_ms: 14 * DAY,
+        any_age: false,
+        policies: BTreeMap::new(),
+        default_policy: PolicyChain::always(Policy::named("counterbat").unwrap()),
+        commit_every: Duration::from_millis(50),
+        snapshot_every: Duration::from_millis(80),
+        memory_bytes: 64 << 20,
+        metrics: Arc::new(Metrics::new(AccountLabels::All)),
+        clock: Arc::new(now_us),
+    }
+}
+
+async fn open_log(dir: &Path) -> Arc<EmbeddedLog> {
+    loop {
+        let options = Options { partitions: 3, cache_bytes: 8 << 20, retention: Retention::default() };
+        match EmbeddedLog::open(&dir.join("log"), options, Arc::new(now_us)) {
+            Err(LogError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            log => return Arc::new(log.unwrap()),
+        }
+    }
+}
+
+async fn append(log: &EmbeddedLog, events: &[Event]) {
+    let mut batch = Vec::new();
+    for event in events {
+        match route(event, log.partitions()) {
+            Route::One(partition) => batch.push((partition, event.clone())),
+            Route::Every => batch.extend((0..log.partitions()).map(|partition| (partition, event.clone()))),
+        }
+    }
+    log.append(batch).await.unwrap();
+}
+
+/// Runs a projector until everything is committed, and stops it; or drops it there and then.
+async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<EmbeddedLog>, tidy_end: bool) {
+    let (stop, stopped) = watch::channel(false);
+    let parts = Parts {
+        log: log.clone(),
+        lake: lake.clone(),
+        data_dir: dir.to_owned(),
+        settings: Arc::new(settings(&log)),
+        stop: stopped,
+    };
+    let (handle, task) = start(parts).await.unwrap();
+    let mut ends = Vec::new();
+    for partition in 0..log.partitions() {
+        ends.push(log.bounds(partition).await.unwrap().1);
+    }
+    handle.wait_committed(&ends).await.unwrap();
+    if tidy_end {
+        stop.send(true).unwrap();
+        task.await.unwrap().unwrap();
+    } else {
+        task.abort();
+        let _ = task.await;
+    }
+}
+
+async fn rows(lake: &Lake, name: TableName) -> Vec<RecordBatch> {
+    let table = lake.table(name);
+    let mut batches = Vec::new();
+    for file in table.snapshot().files.values() {
+        batches.extend(table.read(file).await.unwrap());
+    }
+    batches
+}
+
+/// Sessions by id, with the figures that matter.
+async fn sessions(lake: &Lake) -> BTreeMap<String, String> {
+    let mut sessions = BTreeMap::new();
+    for batch in rows(lake, TableName::Sessions).await {
+        for row in 0..batch.num_rows() {
+            let text = |column: &str| batch.column_by_name(column).unwrap().as_string::<i32>().value(row).to_owned();
+            let count = |column: &str| batch.column_by_name(column).unwrap().as_primitive::<Int32Type>().value(row);
+            let figures: Vec<i32> =
+                ["inbound", "outbound", "delivered", "seen", "failed", "charged"].into_iter().map(count).collect();
+            let line = format!("{} {} {} {figures:?}", text("user_id"), text("kind"), text("close_reason"));
+            assert_eq!(sessions.insert(text("session_id"), line), None, "a session twice");
+        }
+    }
+    sessions
+}
+
+async fn messages(lake: &Lake) -> BTreeMap<(String, String, i64), String> {
+    let mut messages = BTreeMap::new();
+    for batch in rows(lake, TableName::Messages).await {
+        for row in 0..batch.num_rows() {
+            let text = |column: &str| batch.column_by_name(column).unwrap().as_string::<i32>().value(row).to_owned();
+            let token = batch.column_by_name("message_token").unwrap().as_primitive::<Int64Type>().value(row);
+            let key = (text("account"), text("user_id"), token);
+            assert_eq!(messages.insert(key, text("verdict") + &text("state")), None, "a message twice");
+        }
+    }
+    messages
+}
+
+fn differences(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -> Vec<String> {
+    let only = |a: &BTreeMap<String, String>, b: &BTreeMap<String, String>, sign: &str| -> Vec<String> {
+        a.iter().filter(|(key, row)| b.get(*key) != Some(row)).map(|(key, row)| format!("{sign} {key} {row}")).collect()
+    };
+    [only(ours, theirs, "-"), only(theirs, ours, "+")].concat()
+}
+
+async fn archived(lake: &Lake) -> usize {
+    rows(lake, TableName::Events).await.iter().map(RecordBatch::num_rows).sum()
+}
+
+fn golden_sessions(history: &str) -> usize {
+    let path = format!("{}/tests/golden/{history}/totals.counterbat.json", env!("CARGO_MANIFEST_DIR"));
+    let totals: BTreeMap<String, usize> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    totals["sessions"]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    let url = dir.path().join("lake").display().to_string();
+    let lake = Arc::new(Lake::open(&url, log.id(), 3).await.unwrap());
+    let events = events("busy");
+    let ticks = events.iter().filter(|event| event.is_tick()).count();
+    for (n, part) in events.chunks(events.len() / 4 + 1).enumerate() {
+        append(&log, part).await;
+        run_once(dir.path(), &lake, log.clone(), n % 2 == 0).await;
+    }
+    assert_eq!(archived(&lake).await, events.len() - ticks);
+    let (first, first_messages) = (sessions(&lake).await, messages(&lake).await);
+    assert_eq!(first.len(), golden_sessions("busy"));
+
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    run_once(dir.path(), &lake, log.clone(), true).await;
+    assert_eq!(archived(&lake).await, events.len() - ticks, "nothing is archived twice");
+    assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "after the state was lost");
+
+    rebuild(&lake, dir.path(), settings(&log), |_| {}).await.unwrap();
+    assert_eq!(differences(&first, &sessions(&lake).await), Vec::<String>::new(), "after a rebuild");
+    assert!(messages(&lake).await == first_messages, "after a rebuild");
+
+    drop(lake);
+    let lake = Arc::new(Lake::open(&url, log.id(), 3).await.unwrap());
+    run_once(dir.path(), &lake, log.clone(), true).await;
+    assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "opened again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_show_what_is_folded_before_it_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    let lake = Arc::new(Lake::open("memory:///", log.id(), 3).await.unwrap());
+    let settings = Settings { commit_every: Duration::from_secs(3600), ..settings(&log) };
+    let (_stop, stopped) = watch::channel(false);
+    let data_dir = dir.path().to_owned();
+    let parts = Parts { log: log.clone(), lake: lake.clone(), data_dir, settings: Arc::new(settings), stop: stopped };
+    let (handle, _task) = start(parts).await.unwrap();
+    append(&log, &events("small")).await;
+    let mut ends = Vec::new();
+    for partition in 0..3 {
+        ends.push(log.bounds(partition).await.unwrap().1);
+    }
+    handle.wait_folded(&ends).await.unwrap();
+    let picture = handle.picture(&[TableName::Events, TableName::Sessions]).await.unwrap();
+    let count = |name: &TableName| picture[name].rows.iter().map(RecordBatch::num_rows).sum::<usize>();
+    assert_eq!((count(&TableName::Events), count(&TableName::Sessions)), (226, golden_sessions("small")));
+    assert!(lake.table(TableName::Events).snapshot().files.is_empty());
+}

@@ -1,0 +1,276 @@
+//! Plans and runs queries: one picture each, within limits.
+
+use super::error::{QueryError, distance};
+use super::functions::UnsignedToken;
+use super::guard;
+use super::table::{PictureTable, Place};
+use super::views::{VIEWS, View};
+use crate::lake::picture::TableView;
+use crate::lake::{FileEntry, TableName};
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider,
+};
+use datafusion::common::TableReference;
+use datafusion::datasource::ViewTable;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{SQLOptions, SessionConfig};
+use datafusion::sql::parser::Statement;
+use futures::{Stream, StreamExt, stream};
+use object_store::ObjectStore;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Where the tables come from.
+#[async_trait]
+pub trait Pictures: Send + Sync {
+    /// One consistent picture of `tables`, with everything appended up to now.
+    async fn take(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, String>;
+    /// The columns of a table.
+    fn schema(&self, table: TableName) -> SchemaRef;
+    /// The object store the files lie in, and the URL to register it under (scheme and host).
+    fn object_store(&self) -> (url::Url, Arc<dyn ObjectStore>);
+    /// Where a file lies in that store.
+    fn location(&self, table: TableName, file: &FileEntry) -> object_store::path::Path;
+}
+
+/// How much a query may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of an answer. More is an error, never a shorter answer.
+    pub max_rows: u64,
+    /// Working time of a query; waiting for whoever reads the answer does not count.
+    pub timeout: Duration,
+    /// Memory of all queries together for sorting, grouping and joining; beyond it they spill to disk or fail.
+    pub memory_bytes: usize,
+}
+
+/// Answers SQL.
+pub struct Engine {
+    source: Arc<dyn Pictures>,
+    limits: Limits,
+    base: SessionState,
+    store: ObjectStoreUrl,
+}
+
+/// An answer: its columns, then its rows as they are found. Dropping it ends the query.
+pub struct QueryStream {
+    schema: SchemaRef,
+    batches: stream::BoxStream<'static, Result<RecordBatch, QueryError>>,
+}
+
+impl QueryStream {
+    /// The columns of the answer.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
+impl Stream for QueryStream {
+    type Item = Result<RecordBatch, QueryError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.batches.as_mut().poll_next(context)
+    }
+}
+
+const CATALOG: &str = "counterbat";
+const SCHEMA: &str = "public";
+const TABLES: [TableName; 3] = [TableName::Events, TableName::Sessions, TableName::Messages];
+
+/// The name of a table in SQL.
+pub fn sql_name(table: TableName) -> &'static str {
+    match table {
+        TableName::Events => "events",
+        TableName::Sessions => "sessions",
+        TableName::Messages => "messages",
+    }
+}
+
+impl Engine {
+    /// An engine over `source`. Fails when its object store cannot be addressed.
+    pub fn new(source: Arc<dyn Pictures>, limits: Limits) -> Result<Engine, QueryError> {
+        let (url, store) = source.object_store();
+        let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
+        let runtime: Arc<RuntimeEnv> =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
+        runtime.register_object_store(store_url.as_ref(), store);
+        let mut state =
+            SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
+        let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
+        datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
+        Ok(Engine { source, limits, base: state, store: store_url })
+    }
+
+    /// Answers one statement.
+    pub async fn query(&self, sql: &str) -> Result<QueryStream, QueryError> {
+        let started = Instant::now();
+        let planned = timeout(self.limits.timeout, self.start(sql)).await;
+        let batches = planned.map_err(|_| QueryError::Timeout(self.limits.timeout))??;
+        Ok(self.limited(batches, started.elapsed()))
+    }
+
+    async fn start(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+        let statement = guard::parse(sql)?;
+        let needs = Needs::of(&self.base, &statement)?;
+        let tables: Vec<TableName> = needs.tables.iter().copied().collect();
+        let pictures = if tables.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.source.take(&tables).await.map_err(QueryError::Internal)?
+        };
+        let state = self.state(pictures, &needs).await?;
+        let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
+        only_reads(&plan)?;
+        let physical = state.create_physical_plan(&plan).await?;
+        Ok(execute_stream(physical, state.task_ctx())?)
+    }
+
+    /// A session that sees the tables as they are in `pictures`; those not needed are there by their columns only.
+    async fn state(
+        &self,
+        mut pictures: BTreeMap<TableName, TableView>,
+        needs: &Needs,
+    ) -> Result<SessionState, QueryError> {
+        let schema = Arc::new(MemorySchemaProvider::new());
+        for table in TABLES {
+            let source = self.source.clone();
+            let place = Place {
+                store: self.store.clone(),
+                location: Arc::new(move |file: &FileEntry| source.location(table, file)),
+            };
+            let view = match pictures.remove(&table) {
+                Some(view) => view,
+                None if needs.tables.contains(&table) => {
+                    return Err(QueryError::Internal(format!("there is no picture of {}", sql_name(table))));
+                }
+                None => TableView::default(),
+            };
+            let provider = PictureTable::new(table, self.source.schema(table), view, &place)?;
+            schema.register_table(sql_name(table).to_owned(), Arc::new(provider))?;
+        }
+        let catalog = Arc::new(MemoryCatalogProvider::new());
+        catalog.register_schema(SCHEMA, schema.clone())?;
+        let catalogs = Arc::new(MemoryCatalogProviderList::new());
+        catalogs.register_catalog(CATALOG.to_owned(), catalog);
+        let mut state = self.base.clone();
+        state.register_catalog_list(catalogs);
+        state.mark_start_execution();
+        for view in VIEWS.iter().filter(|view| needs.views.contains(view.name)) {
+            let plan = state.statement_to_plan(guard::parse(view.sql)?).await?;
+            schema.register_table(view.name.to_owned(), Arc::new(ViewTable::new(plan, Some(view.sql.to_owned()))))?;
+        }
+        Ok(state)
+    }
+
+    fn limited(&self, batches: SendableRecordBatchStream, worked: Duration) -> QueryStream {
+        struct Run {
+            batches: SendableRecordBatchStream,
+            rows: u64,
+            left: Duration,
+        }
+        let limits = self.limits;
+        let schema = batches.schema();
+        let run = Run { batches, rows: 0, left: limits.timeout.saturating_sub(worked) };
+        let batches = stream::try_unfold(run, move |mut run| async move {
+            let started = Instant::now();
+            let next = timeout(run.left, run.batches.next()).await;
+            let Some(batch) = next.map_err(|_| QueryError::Timeout(limits.timeout))? else { return Ok(None) };
+            let batch = batch.map_err(QueryError::from)?;
+            run.left = run.left.saturating_sub(started.elapsed());
+            run.rows += batch.num_rows() as u64;
+            if run.rows > limits.max_rows {
+                let most = limits.max_rows;
+                return Err(QueryError::Limit(format!(
+                    "the answer has more than {most} rows, the limit; ask for less, with LIMIT or by a condition"
+                )));
+            }
+            Ok(Some((batch, run)))
+        });
+        QueryStream { schema, batches: batches.boxed() }
+    }
+}
+
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(2)
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    // Plain strings: every client reads them.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.optimizer.expand_views_at_output = true;
+    options.execution.time_zone = Some("UTC".to_owned());
+    config
+}
+
+/// Planning already lets nothing through that the guard has not seen; this holds should the two ever disagree.
+fn only_reads(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    reads.verify_plan(plan).map_err(|error| QueryError::Refused(error.strip_backtrace()))
+}
+
+/// What a statement reads.
+#[derive(Debug, Default)]
+struct Needs {
+    tables: BTreeSet<TableName>,
+    views: BTreeSet<&'static str>,
+}
+
+impl Needs {
+    fn of(state: &SessionState, statement: &Statement) -> Result<Needs, QueryError> {
+        let mut needs = Needs::default();
+        let mut schemas = false;
+        let mut names = state.resolve_table_references(statement)?;
+        while let Some(name) = names.pop() {
+            schemas |= name.schema() == Some("information_schema");
+            if !is_ours(&name) {
+                continue;
+            }
+            if let Some(table) = TABLES.into_iter().find(|table| sql_name(*table) == name.table()) {
+                needs.tables.insert(table);
+            } else if let Some(view) = View::named(name.table())
+                && needs.views.insert(view.name)
+            {
+                names.extend(state.resolve_table_references(&guard::parse(view.sql)?)?);
+            }
+        }
+        if schemas {
+            // To list their columns; their rows are not read.
+            needs.views.extend(VIEWS.iter().map(|view| view.name));
+        }
+        Ok(needs)
+    }
+}
+
+fn is_ours(name: &TableReference) -> bool {
+    name.catalog().is_none_or(|catalog| catalog == CATALOG) && name.schema().is_none_or(|schema| schema == SCHEMA)
+}
+
+/// Adds what there is to an error about a table that there is not.
+fn unknown_table(error: QueryError) -> QueryError {
+    let QueryError::Plan { message, line, column } = error else { return error };
+    let wanted = message.strip_prefix("table '").and_then(|rest| rest.split_once("' not found")).map(|(name, _)| name);
+    let Some(wanted) = wanted else { return QueryError::Plan { message, line, column } };
+    let names: Vec<&str> = TABLES.iter().map(|table| sql_name(*table)).chain(VIEWS.iter().map(|v| v.name)).collect();
+    let near = names.iter().map(|name| (distance(&wanted.to_lowercase(), name), name));
+    let near = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min();
+    let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
+    let message = format!("no table named {wanted}{hint} There are: {}", names.join(", "));
+    QueryError::Plan { message, line, column }
+}

@@ -1,0 +1,45 @@
+//! SQL functions of our own.
+
+use datafusion::arrow::array::{ArrayRef, AsArray, StringArray};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::Result;
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use std::sync::Arc;
+
+/// `unsigned_token(bigint) -> text`: a token as the unsigned number that Viber sent.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct UnsignedToken {
+    signature: Signature,
+}
+
+impl Default for UnsignedToken {
+    fn default() -> UnsignedToken {
+        UnsignedToken { signature: Signature::exact(vec![DataType::Int64], Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for UnsignedToken {
+    fn name(&self) -> &str {
+        "unsigned_token"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let texts: Option<ArrayRef> = columns.first().map(|tokens| {
+            let tokens = tokens.as_primitive::<Int64Type>().iter();
+            let text = |token: i64| token.cast_unsigned().to_string();
+            Arc::new(tokens.map(|token| token.map(text)).collect::<StringArray>()) as ArrayRef
+        });
+        // The signature lets through exactly one argument.
+        let texts = texts.unwrap_or_else(|| Arc::new(StringArray::new_null(arguments.number_rows)));
+        Ok(ColumnarValue::Array(texts))
+    }
+}

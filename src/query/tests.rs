@@ -1,0 +1,421 @@
+//! Queries over real Parquet files with rows laid over them.
+
+use super::output::{Format, Writer};
+use super::{Engine, Limits, Pictures, QueryError};
+use crate::lake::picture::TableView;
+use crate::lake::{FileEntry, Span, TableName};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use parquet::arrow::ArrowWriter;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const DAY: i32 = 20_454; // 2026-01-01
+const HOUR: i64 = DAY as i64 * 24;
+
+fn schema(table: TableName) -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let columns: Vec<(&str, DataType)> = match table {
+        TableName::Events => vec![
+            ("offset", DataType::Int64),
+            ("origin", DataType::Utf8),
+            ("type", DataType::Utf8),
+            ("account", DataType::Utf8),
+            ("user_id", DataType::Utf8),
+            ("message_token", DataType::Int64),
+            ("event_time", time),
+            ("message_type", DataType::Utf8),
+            ("country", DataType::Utf8),
+            ("disposition", DataType::Utf8),
+            ("date", DataType::Date32),
+        ],
+        TableName::Sessions => vec![
+            ("session_id", DataType::Utf8),
+            ("account", DataType::Utf8),
+            ("user_id", DataType::Utf8),
+            ("country", DataType::Utf8),
+            ("kind", DataType::Utf8),
+            ("state", DataType::Utf8),
+            ("opened_at", time.clone()),
+            ("expires_at", time.clone()),
+            ("closed_at", time.clone()),
+            ("close_reason", DataType::Utf8),
+            ("opened_by_token", DataType::Int64),
+            ("inbound", DataType::Int32),
+            ("outbound", DataType::Int32),
+            ("last_event_at", time),
+            ("cost", DataType::Decimal128(18, 6)),
+            ("policy", DataType::Utf8),
+        ],
+        TableName::Messages => vec![
+            ("account", DataType::Utf8),
+            ("user_id", DataType::Utf8),
+            ("message_token", DataType::Int64),
+            ("sent_at", time),
+            ("verdict", DataType::Utf8),
+        ],
+    };
+    Arc::new(Schema::new(columns.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
+}
+
+/// Rows of the named columns, as text; an empty text is NULL, other columns are.
+fn rows(table: TableName, names: &[&str], values: &[&[&str]]) -> RecordBatch {
+    let schema = schema(table);
+    let columns: Vec<ArrayRef> = schema
+        .fields()
+        .iter()
+        .map(|field| match names.iter().position(|name| name == field.name()) {
+            None => new_null_array(field.data_type(), values.len()),
+            Some(at) => {
+                let texts = values.iter().map(|row| Some(row[at]).filter(|text| !text.is_empty()));
+                let texts: ArrayRef = Arc::new(texts.collect::<arrow::array::StringArray>());
+                cast(&texts, field.data_type()).unwrap()
+            }
+        })
+        .collect();
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+struct Fixture {
+    dir: TempDir,
+    views: BTreeMap<TableName, TableView>,
+}
+
+impl Fixture {
+    fn file(&self, table: TableName, batch: &RecordBatch, date: Option<i32>, span: Option<Span>) -> FileEntry {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().count();
+        let path = format!("{files} é%20.parquet");
+        let batch = match date {
+            Some(_) => batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>()).unwrap(),
+            None => batch.clone(),
+        };
+        assert!(date.is_some() == (table == TableName::Events));
+        let target = self.dir.path().join(&path);
+        let mut writer = ArrowWriter::try_new(File::create(&target).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let size = target.metadata().unwrap().len();
+        FileEntry { path, size, rows: batch.num_rows() as u64, span, date }
+    }
+
+    fn new() -> Fixture {
+        let mut fixture = Fixture { dir: TempDir::new().unwrap(), views: BTreeMap::new() };
+        use TableName::{Events, Messages, Sessions};
+        let names = [
+            "offset",
+            "origin",
+            "type",
+            "account",
+            "user_id",
+            "message_token",
+            "event_time",
+            "country",
+            "disposition",
+            "date",
+        ];
+        let first = rows(
+            Events,
+            &names,
+            &[
+                &["0", "callback", "message", "shop", "ann", "-1", "2026-01-01T10:00:00Z", "DE", "fact", ""],
+                &["1", "call", "send_message", "shop", "ann", "7", "2026-01-01T10:00:01.000001Z", "", "fact", ""],
+                &["2", "call", "send_message", "shop", "ann", "", "2026-01-01T10:00:02Z", "", "info", ""],
+            ],
+        );
+        let second = rows(
+            Events,
+            &names,
+            &[&["3", "callback", "unsubscribed", "shop", "ann", "9", "2026-01-02T10:00:00Z", "AT", "fact", ""]],
+        );
+        let live = rows(
+            Events,
+            &names,
+            &[&["4", "callback", "delivered", "shop", "bob", "7", "2026-02-03T10:00:00Z", "", "fact", "2026-02-03"]],
+        );
+        let clean =
+            vec![fixture.file(Events, &first, Some(DAY), None), fixture.file(Events, &second, Some(DAY + 1), None)];
+        fixture.views.insert(Events, TableView { clean, rows: vec![live], ..TableView::default() });
+
+        let names = [
+            "session_id",
+            "account",
+            "user_id",
+            "kind",
+            "state",
+            "opened_at",
+            "expires_at",
+            "closed_at",
+            "close_reason",
+            "opened_by_token",
+            "inbound",
+            "cost",
+        ];
+        let (a, b, c) = ("00".repeat(16), "ab".repeat(16), "cd".repeat(16));
+        let settled: &[&str] = &[
+            &c,
+            "shop",
+            "cid",
+            "service",
+            "settled",
+            "2026-01-01T00:00:00Z",
+            "2026-01-02T00:00:00Z",
+            "2026-01-02T00:00:00Z",
+            "expired",
+            "1",
+            "1",
+            "0.5",
+        ];
+        let old: &[&str] = &[
+            &a,
+            "shop",
+            "ann",
+            "service",
+            "open",
+            "2026-01-01T10:00:00Z",
+            "2026-01-02T10:00:00Z",
+            "",
+            "",
+            "-1",
+            "1",
+            "",
+        ];
+        let kept: &[&str] =
+            &[&b, "shop", "bob", "paid", "open", "2026-01-01T11:00:00Z", "2999-01-01T00:00:00Z", "", "", "3", "0", ""];
+        let new: &[&str] = &[
+            &a,
+            "shop",
+            "ann",
+            "service",
+            "closed",
+            "2026-01-01T10:00:00Z",
+            "2026-01-02T10:00:00Z",
+            "2026-01-02T10:00:00Z",
+            "expired",
+            "-1",
+            "5",
+            "1.25",
+        ];
+        let span = |start: i64, end: i64| Some(Span { partition: 0, start_hour: HOUR + start, end_hour: HOUR + end });
+        let clean = vec![fixture.file(Sessions, &rows(Sessions, &names, &[settled]), None, span(0, 1))];
+        let dirty = vec![fixture.file(Sessions, &rows(Sessions, &names, &[old, kept]), None, span(10, 12))];
+        let replaced = Arc::new(HashSet::from([vec![0; 16].into_boxed_slice()]));
+        let over = vec![rows(Sessions, &names, &[new])];
+        fixture.views.insert(Sessions, TableView { clean, dirty, replaced, rows: over });
+
+        let names = ["account", "user_id", "message_token", "sent_at", "verdict"];
+        let at = "2026-01-01T10:00:01Z";
+        let dirty =
+            rows(Messages, &names, &[&["shop", "ann", "7", at, "unreported"], &["shop", "ann", "-8", at, "agreed"]]);
+        let dirty = vec![fixture.file(Messages, &dirty, None, None)];
+        let key = [b"shop\0ann\0".as_slice(), &7u64.to_be_bytes()].concat();
+        let replaced = Arc::new(HashSet::from([key.into_boxed_slice()]));
+        let over = vec![rows(Messages, &names, &[&["shop", "ann", "7", at, "overcharged"]])];
+        fixture.views.insert(Messages, TableView { clean: vec![], dirty, replaced, rows: over });
+        fixture
+    }
+
+    fn engine(self, limits: Limits) -> Engine {
+        Engine::new(Arc::new(self), limits).unwrap()
+    }
+}
+
+#[async_trait]
+impl Pictures for Fixture {
+    async fn take(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, String> {
+        Ok(tables.iter().map(|table| (*table, self.views[table].clone())).collect())
+    }
+
+    fn schema(&self, table: TableName) -> SchemaRef {
+        schema(table)
+    }
+
+    fn object_store(&self) -> (url::Url, Arc<dyn ObjectStore>) {
+        (url::Url::parse("file:///").unwrap(), Arc::new(LocalFileSystem::new()))
+    }
+
+    fn location(&self, _table: TableName, file: &FileEntry) -> Path {
+        Path::from_absolute_path(self.dir.path().join(&file.path)).unwrap()
+    }
+}
+
+const LIMITS: Limits = Limits { max_rows: 1000, timeout: Duration::from_secs(60), memory_bytes: 64 << 20 };
+
+fn engine() -> Engine {
+    Fixture::new().engine(LIMITS)
+}
+
+async fn written(engine: &Engine, format: Format, sql: &str) -> Result<Vec<u8>, QueryError> {
+    let mut answer = engine.query(sql).await?;
+    let mut writer = Writer::new(format, answer.schema(), Vec::new()).unwrap();
+    while let Some(batch) = answer.try_next().await? {
+        writer.write(&batch).unwrap();
+    }
+    Ok(writer.finish().unwrap())
+}
+
+async fn csv(engine: &Engine, sql: &str) -> String {
+    let csv = written(engine, Format::Csv, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let csv = String::from_utf8(csv).unwrap();
+    // Without the head line.
+    csv.lines().skip(1).collect::<Vec<_>>().join("|")
+}
+
+#[tokio::test]
+async fn files_and_rows_over_them_are_one_table() {
+    let engine = engine();
+    assert_eq!(
+        csv(&engine, "SELECT user_id, state, inbound FROM sessions ORDER BY 1").await,
+        "ann,closed,5|bob,open,0|cid,settled,1"
+    );
+    assert_eq!(csv(&engine, "SELECT count(*) FROM sessions").await, "3");
+    assert_eq!(
+        csv(&engine, "SELECT message_token, verdict FROM messages ORDER BY verdict").await,
+        "18446744073709551608,agreed|7,overcharged"
+    );
+    assert_eq!(csv(&engine, "SELECT user_id FROM sessions WHERE state = 'open'").await, "bob");
+    assert_eq!(
+        csv(&engine, "SELECT max(opened_at) FROM sessions WHERE opened_at < TIMESTAMP '2026-01-01T10:30:00Z'").await,
+        "2026-01-01T10:00:00.000Z"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT \"offset\", date FROM events WHERE date >= '2026-01-02' ORDER BY 1").await,
+        "3,2026-01-02|4,2026-02-03"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT date, count(*) FROM events GROUP BY date ORDER BY date").await,
+        "2026-01-01,3|2026-01-02,1|2026-02-03,1"
+    );
+    let joined =
+        "SELECT s.user_id, m.verdict FROM sessions s JOIN public.messages m USING (account, user_id) ORDER BY 2";
+    assert_eq!(csv(&engine, joined).await, "ann,agreed|ann,overcharged");
+    assert_eq!(csv(&engine, "WITH sessions AS (SELECT 1 AS x) SELECT * FROM sessions").await, "1");
+}
+
+#[tokio::test]
+async fn files_of_other_hours_and_days_are_not_opened() {
+    let fixture = Fixture::new();
+    for (table, file) in [(TableName::Events, 0), (TableName::Sessions, 0)] {
+        let path = &fixture.views[&table].clean[file].path;
+        std::fs::write(fixture.dir.path().join(path), b"no Parquet").unwrap();
+    }
+    let engine = fixture.engine(LIMITS);
+    assert_eq!(csv(&engine, "SELECT count(*) FROM events WHERE date > '2026-01-01'").await, "2");
+    assert_eq!(
+        csv(&engine, "SELECT count(*) FROM sessions WHERE opened_at >= TIMESTAMP '2026-01-01T02:00:00Z'").await,
+        "2"
+    );
+    assert!(matches!(
+        written(&engine, Format::Csv, "SELECT * FROM events").await,
+        Err(QueryError::Internal(_) | QueryError::Execution(_))
+    ));
+}
+
+#[tokio::test]
+async fn views_answer() {
+    let engine = engine();
+    assert_eq!(
+        csv(
+            &engine,
+            "SELECT user_id, country, subscribed, first_activity, last_activity, sessions FROM users ORDER BY user_id"
+        )
+        .await,
+        "ann,AT,false,2026-01-01T10:00:00.000Z,2026-01-02T10:00:00.000Z,1|bob,,,2026-02-03T10:00:00.000Z,2026-02-03T10:00:00.000Z,1"
+    );
+    assert_eq!(csv(&engine, "SELECT user_id FROM users WHERE user_id = 'ann'").await, "ann");
+    assert_eq!(csv(&engine, "SELECT user_id, kind FROM open_sessions").await, "bob,paid");
+    assert_eq!(
+        csv(&engine, "SELECT what, message_token, detail FROM user_timeline WHERE user_id = 'ann'").await,
+        "inbound,18446744073709551615,|session_opened,18446744073709551615,service|outbound,7,send_message|session_closed,,expired|unsubscribed,9,"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT * FROM processed_monthly ORDER BY month").await,
+        "shop,2026-01-01,2,2|shop,2026-02-01,0,1"
+    );
+}
+
+#[tokio::test]
+async fn the_catalog_is_described() {
+    let engine = engine();
+    let tables = csv(&engine, "SHOW TABLES").await;
+    for name in ["counterbat,public,events,BASE TABLE", "counterbat,public,users,VIEW"] {
+        assert!(tables.contains(name), "{tables}");
+    }
+    assert!(csv(&engine, "SHOW COLUMNS FROM processed_monthly").await.contains("month"));
+    assert!(csv(&engine, "DESCRIBE messages").await.contains("verdict"));
+    assert!(csv(&engine, "DESCRIBE users").await.contains("subscribed"));
+    assert!(csv(&engine, "EXPLAIN SELECT * FROM sessions").await.contains("row_holds"));
+    assert!(csv(&engine, "EXPLAIN ANALYZE SELECT * FROM sessions").await.contains("output_rows"));
+    let columns =
+        "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public' AND table_name = 'users'";
+    assert_eq!(csv(&engine, columns).await, "7");
+}
+
+#[tokio::test]
+async fn errors_say_what_and_where() {
+    let engine = engine();
+    let failed = async |sql: &str| written(&engine, Format::Csv, sql).await.unwrap_err();
+    let error = failed("SELECT account,\n  usr_id FROM sessions").await;
+    assert!(
+        matches!(&error, QueryError::Plan { message, .. } if message.contains("did you mean user_id?")),
+        "{error:?}"
+    );
+    assert_eq!(error.position(), Some((2, 3)), "{error:?}");
+    let error = failed("SELECT *\nFROM session").await;
+    assert!(
+        matches!(&error, QueryError::Plan { message, .. } if message.contains("did you mean sessions?")),
+        "{error:?}"
+    );
+    assert_eq!(error.position(), Some((2, 6)), "{error:?}");
+    let error = failed("SELECT nothing(1)").await;
+    assert!(matches!(error, QueryError::Plan { .. }), "{error:?}");
+    let error = failed("SELECT 1 / (inbound - inbound) FROM sessions").await;
+    assert!(matches!(error, QueryError::Execution(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn limits_hold() {
+    let few = Fixture::new().engine(Limits { max_rows: 3, ..LIMITS });
+    assert!(written(&few, Format::Csv, "SELECT * FROM sessions").await.is_ok());
+    assert!(matches!(written(&few, Format::Csv, "SELECT * FROM events").await, Err(QueryError::Limit(_))));
+    let hasty = Fixture::new().engine(Limits { timeout: Duration::from_millis(50), ..LIMITS });
+    let endless =
+        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value + b.value < 0";
+    assert!(matches!(written(&hasty, Format::Csv, endless).await, Err(QueryError::Timeout(_))));
+    let small = Fixture::new().engine(Limits { memory_bytes: 1 << 20, ..LIMITS });
+    let wide = "SELECT count(DISTINCT a.value * 1000003 + b.value) FROM generate_series(1, 3000) a, generate_series(1, 3000) b";
+    assert!(matches!(written(&small, Format::Csv, wide).await, Err(QueryError::Limit(_))));
+}
+
+#[tokio::test]
+async fn values_are_written_as_promised() {
+    let engine = engine();
+    let sql = "SELECT opened_by_token, inbound, cost, opened_at, closed_at, unsigned_token(opened_by_token) AS t \
+               FROM sessions WHERE user_id = 'ann'";
+    let json = String::from_utf8(written(&engine, Format::Json, sql).await.unwrap()).unwrap();
+    let expected = r#"{"opened_by_token":"18446744073709551615","inbound":5,"cost":"1.250000","opened_at":"2026-01-01T10:00:00.000Z","closed_at":"2026-01-02T10:00:00.000Z","t":"18446744073709551615"}"#;
+    assert_eq!(json, format!("[{expected}]\n"));
+    assert_eq!(written(&engine, Format::Ndjson, sql).await.unwrap(), format!("{expected}\n").into_bytes());
+    let micro = "SELECT event_time, country, [1, 2] AS l, 'a\"b,c' AS q, date FROM events WHERE message_token = 7 AND origin = 'call'";
+    assert_eq!(csv(&engine, micro).await, "2026-01-01T10:00:01.000001Z,,\"[1,2]\",\"a\"\"b,c\",2026-01-01");
+    assert_eq!(written(&engine, Format::Json, "SELECT 1 AS a WHERE false").await.unwrap(), b"[]\n");
+    let table =
+        String::from_utf8(written(&engine, Format::Table, "SELECT user_id FROM sessions WHERE false").await.unwrap());
+    assert!(table.unwrap().contains("user_id"));
+    let table = String::from_utf8(written(&engine, Format::Table, sql).await.unwrap()).unwrap();
+    assert!(table.contains("| 18446744073709551615 |") && table.contains("2026-01-01T10:00:00.000Z"), "{table}");
+    let parquet = bytes::Bytes::from(written(&engine, Format::Parquet, sql).await.unwrap());
+    let read = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(parquet, 100).unwrap();
+    assert_eq!(read.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 1);
+    let stream = written(&engine, Format::Arrow, sql).await.unwrap();
+    let read = arrow::ipc::reader::StreamReader::try_new(stream.as_slice(), None).unwrap();
+    assert_eq!(read.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 1);
+}
