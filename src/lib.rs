@@ -31,6 +31,7 @@
 //! - `event` and `session` know no clock, file, thread or randomness: the same events give the same rows.
 //! - A log position is stored in the same commit as the data it stands for, and `events` is never behind the state.
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod console;

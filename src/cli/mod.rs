@@ -1,3 +1,110 @@
 //! Flags, exit codes, progress bars, table output.
 
-pub mod sql;
+mod config;
+mod export;
+mod import;
+mod progress;
+mod rebuild;
+mod serve;
+mod server;
+mod sql;
+
+use crate::app::{self, Access};
+use crate::config::Config;
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Counts Viber bot billing sessions: relays, records, folds, and answers in SQL
+#[derive(Debug, Parser)]
+#[command(name = "counterbat", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    /// Settings to read [default: counterbat.toml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory to work on, instead of the configured one
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Sql(sql::SqlArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
+    Rebuild(rebuild::RebuildArgs),
+    Config(config::ConfigArgs),
+}
+
+/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(matches!(cli.command, Command::Serve(_) | Command::Rebuild(_)));
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Command::Config(args) = &cli.command
+        && args.default
+    {
+        return config::print_default();
+    }
+    // Names and values that are no Unicode cannot be ours.
+    let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args, config).await,
+            Command::Sql(args) => run_sql(args, config).await,
+            Command::Import(args) => import::run(args, config).await,
+            Command::Export(args) => export::run(args, config).await,
+            Command::Rebuild(args) => rebuild::run(args, config).await,
+            Command::Config(args) => config::run(args, &config),
+        }
+    })
+}
+
+async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {
+    match app::access(&config).await? {
+        Access::Server(server) => sql::run_remote(args, &server.console, None).await,
+        Access::Offline(offline) => {
+            let engine = offline.engine().await?;
+            let answered = sql::run_local(args, &engine).await;
+            drop(engine);
+            offline.stop().await?;
+            answered
+        }
+    }
+}
+
+/// Text for people, JSON for machines; `RUST_LOG` says how much.
+fn log_to_stderr(is_long_running: bool) {
+    let default = if is_long_running { "warn,counterbat=info" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() { log.init() } else { log.json().init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

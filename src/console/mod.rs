@@ -1,4 +1,71 @@
-//! The second listener: SQL over HTTP, `/metrics`, health.
+//! The second listener: SQL over HTTP, import and export, `/metrics`, health.
+//!
+//! It asks for no password, so it listens on this machine only, and it refuses what a web page of somebody else makes a
+//! browser send.
 
+pub mod health;
 pub mod problem;
 pub mod sql;
+pub mod transfer;
+
+use crate::metrics::Metrics;
+use crate::query::Engine;
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use health::Health;
+use problem::Problem;
+use std::sync::Arc;
+use std::time::Instant;
+use transfer::Transfer;
+
+/// All routes of the listener.
+pub fn router(engine: Arc<Engine>, transfer: Transfer, health: Health, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .merge(sql::router(engine))
+        .merge(transfer::router(transfer))
+        .merge(health::router(health, metrics.clone()))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
+        .layer(middleware::from_fn_with_state(metrics, watch))
+}
+
+/// Times a request, and refuses one from a foreign page.
+async fn watch(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let response = if is_foreign(request.headers()) {
+        Problem::new(StatusCode::FORBIDDEN, "the request comes from a web page of another origin").into_response()
+    } else {
+        next.run(request).await
+    };
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    metrics.http_request(route, method.as_str(), response.status().as_u16(), started.elapsed());
+    response
+}
+
+/// Whether a browser says that another site's page sent it.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_none_or(|(_, from)| from != host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_others_are_foreign() {
+        let headers = |origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "127.0.0.1:8081".parse().unwrap());
+            origin.map(|origin| headers.insert(header::ORIGIN, origin.parse().unwrap()));
+            headers
+        };
+        assert!(!is_foreign(&headers(None)) && !is_foreign(&headers(Some("http://127.0.0.1:8081"))));
+        assert!(is_foreign(&headers(Some("https://evil.example"))) && is_foreign(&headers(Some("null"))));
+    }
+}

@@ -1,0 +1,221 @@
+//! The composition root: builds the parts from the settings, starts them, and stops them in order.
+//!
+//! One process at a time works on a data directory, told by a lock on `LOCK` in it. The server writes its addresses to
+//! `server.json` beside it, and commands that find the lock taken work through these.
+
+mod access;
+mod pictures;
+mod serve;
+
+pub use access::{Access, Offline, ServerInfo, access};
+pub use serve::serve;
+
+use crate::config::{AccountSeries, Config, ConfigError, LogKind};
+use crate::gateway::accounts::AccountsError;
+use crate::gateway::upstream::UpstreamError;
+use crate::lake::{Lake, LakeError};
+use crate::log::embedded::{EmbeddedLog, Options, Retention};
+use crate::log::{EventLog, LogError};
+use crate::metrics::{AccountLabels, Metrics};
+use crate::projector::{self, ProjectorError, ProjectorHandle};
+use crate::query::{Engine, Limits, QueryError};
+use crate::session::{Policy, PolicyChain, policy::PolicyError};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Memory for what is read from the log.
+const LOG_CACHE_BYTES: u64 = 32 << 20;
+const LOCK: &str = "LOCK";
+
+/// µs since the epoch, UTC.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// Why the program cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    #[error(transparent)]
+    Projector(#[from] ProjectorError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// A file of the data directory.
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: std::io::Error },
+    /// A listener or a task failed.
+    #[error("{what}: {reason}")]
+    Failed { what: &'static str, reason: String },
+}
+
+impl AppError {
+    fn file(path: &Path, error: std::io::Error) -> Self {
+        AppError::File { path: path.to_owned(), error }
+    }
+}
+
+/// The wall clock.
+fn wall_clock() -> Clock {
+    Arc::new(|| chrono::Utc::now().timestamp_micros())
+}
+
+/// The data directory, held by this process until dropped.
+struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory, which is made where it is missing; [`LogError::InUse`] when another process has it.
+    fn take(path: &Path) -> Result<Self, AppError> {
+        std::fs::create_dir_all(path).map_err(|error| AppError::file(path, error))?;
+        let lock_path = path.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(|error| AppError::file(&lock_path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LogError::InUse { path: path.display().to_string() }.into()),
+            Err(TryLockError::Error(error)) => return Err(AppError::file(&lock_path, error)),
+        }
+        // What a killed server left would send commands to where nobody answers.
+        access::remove_server_info(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+}
+
+/// What every kind of work is built on. The lock is given back last.
+struct Base {
+    config: Config,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    log: Arc<dyn EventLog>,
+    dir: DataDir,
+}
+
+impl Base {
+    /// Takes the data directory and opens the log.
+    async fn open(config: &Config) -> Result<Self, AppError> {
+        let dir = DataDir::take(&config.data_dir)?;
+        let clock = wall_clock();
+        let LogKind::Embedded = config.log.kind;
+        let options = Options {
+            partitions: config.log.partitions,
+            cache_bytes: LOG_CACHE_BYTES,
+            retention: Retention {
+                max_age_us: config.log.retention_age.map(|age| age.as_ms().saturating_mul(1000)),
+                max_bytes: config.log.retention_size.map(|size| size.0),
+            },
+        };
+        let (path, log_clock) = (dir.path.join("log"), clock.clone());
+        let log = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, options, log_clock))
+            .await
+            .map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })??;
+        let labels = match config.metrics.accounts {
+            AccountSeries::All => AccountLabels::All,
+            AccountSeries::First(n) => AccountLabels::First(n),
+            AccountSeries::None => AccountLabels::None,
+        };
+        Ok(Self { config: config.clone(), clock, metrics: Arc::new(Metrics::new(labels)), log: Arc::new(log), dir })
+    }
+
+    async fn lake(&self) -> Result<Arc<Lake>, AppError> {
+        Ok(Arc::new(Lake::open(&self.config.lake_url(), self.log.id(), self.log.partitions()).await?))
+    }
+
+    fn settings(&self) -> Result<projector::Settings, AppError> {
+        let config = &self.config;
+        let mut policies = std::collections::BTreeMap::new();
+        for account in config.accounts.iter().filter(|account| !account.policies.is_empty()) {
+            let first = Policy::named(&account.policies[0].policy)?;
+            let mut later = Vec::new();
+            for from in &account.policies[1..] {
+                // A later policy without a start was refused with the settings.
+                later.push((from.valid_from_ms.unwrap_or(i64::MAX), Policy::named(&from.policy)?));
+            }
+            policies.insert(account.name.clone(), PolicyChain::new(first, later));
+        }
+        Ok(projector::Settings {
+            partitions: self.log.partitions(),
+            log_id: self.log.id().to_string(),
+            lateness_ms: Some(config.fold.allowed_lateness.as_ms()),
+            settle_lateness_ms: config.fold.allowed_lateness.as_ms(),
+            delivery_window_ms: config.fold.delivery_window.as_ms(),
+            any_age: false,
+            policies,
+            default_policy: PolicyChain::always(Policy::named(&config.fold.policy)?),
+            commit_every: config.lake.commit_every.0,
+            snapshot_every: config.lake.snapshot_every.0,
+            memory_bytes: config.fold.memory.0,
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        })
+    }
+
+    async fn start_projector(&self) -> Result<Running, AppError> {
+        let (stop, stopped) = watch::channel(false);
+        let parts = projector::Parts {
+            log: self.log.clone(),
+            lake: self.lake().await?,
+            data_dir: self.dir.path.clone(),
+            settings: Arc::new(self.settings()?),
+            stop: stopped,
+        };
+        let (handle, task) = projector::start(parts).await?;
+        Ok(Running { handle, stop, task })
+    }
+
+    fn engine(&self, projector: &ProjectorHandle) -> Result<Engine, AppError> {
+        let source = pictures::Live { log: self.log.clone(), projector: projector.clone() };
+        let sql = &self.config.sql;
+        let limits = Limits {
+            max_rows: sql.max_rows,
+            timeout: sql.timeout.0,
+            memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
+        };
+        Ok(Engine::new(Arc::new(source), limits)?)
+    }
+}
+
+/// A projector at work.
+struct Running {
+    handle: ProjectorHandle,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), ProjectorError>>,
+}
+
+impl Running {
+    /// Lets it commit what it has, and waits for its end.
+    async fn stop(self) -> Result<(), AppError> {
+        // Nobody listens when it has ended already.
+        let _ = self.stop.send(true);
+        ended(self.task.await)
+    }
+}
+
+fn ended(result: Result<Result<(), ProjectorError>, tokio::task::JoinError>) -> Result<(), AppError> {
+    match result {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(AppError::Failed { what: "the projector", reason: error.to_string() }),
+    }
+}
+
+/// The end of every partition.
+async fn log_ends(log: &dyn EventLog) -> Result<Vec<u64>, LogError> {
+    let mut ends = Vec::new();
+    for partition in 0..log.partitions() {
+        ends.push(log.bounds(partition).await?.1);
+    }
+    Ok(ends)
+}

@@ -1,0 +1,227 @@
+//! How a command gets at the data: the directory itself, or the server that holds it.
+
+use super::{AppError, Base, Clock, Running, log_ends};
+use crate::config::Config;
+use crate::event::read;
+use crate::log::{EventLog, LogError};
+use crate::projector::{self, Progress, ProjectorHandle};
+use crate::query::Engine;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+const SERVER_INFO: &str = "server.json";
+/// Records looked at together for their times.
+const READ_RECORDS: usize = 8192;
+const READ_BYTES: usize = 8 << 20;
+
+/// Where a running server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// `http://…` of the console listener.
+    pub console: String,
+    /// `http://…` of the gateway listener.
+    pub gateway: String,
+    pub pid: u32,
+}
+
+/// The way to the data.
+pub enum Access {
+    /// The data directory is this process's.
+    Offline(Offline),
+    /// This server has it.
+    Server(ServerInfo),
+}
+
+/// Takes the data directory, or finds the server that has it. [`LogError::InUse`] when another command has it.
+pub async fn access(config: &Config) -> Result<Access, AppError> {
+    match Base::open(config).await {
+        Ok(base) => Ok(Access::Offline(Offline { base, running: Mutex::new(None) })),
+        Err(AppError::Log(LogError::InUse { path })) => match read_server_info(&config.data_dir) {
+            Some(server) => Ok(Access::Server(server)),
+            None => Err(LogError::InUse { path }.into()),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// The data directory without a server. Give it back with [`Offline::stop`].
+pub struct Offline {
+    base: Base,
+    running: Mutex<Option<Running>>,
+}
+
+impl Offline {
+    /// The log.
+    pub fn log(&self) -> Arc<dyn EventLog> {
+        self.base.log.clone()
+    }
+
+    /// The wall clock.
+    pub fn clock(&self) -> Clock {
+        self.base.clock.clone()
+    }
+
+    /// `[fold] allowed_lateness`.
+    pub fn allowed_lateness_ms(&self) -> i64 {
+        self.base.config.fold.allowed_lateness.as_ms()
+    }
+
+    /// The end of every partition of the log.
+    pub async fn log_ends(&self) -> Result<Vec<u64>, AppError> {
+        Ok(log_ends(&*self.base.log).await?)
+    }
+
+    /// Starts the projector, once.
+    pub async fn start_projector(&self) -> Result<ProjectorHandle, AppError> {
+        let mut running = self.running.lock().await;
+        if let Some(running) = &*running {
+            return Ok(running.handle.clone());
+        }
+        let started = self.base.start_projector().await?;
+        Ok(running.insert(started).handle.clone())
+    }
+
+    /// SQL over everything the log has; starts the projector.
+    pub async fn engine(&self) -> Result<Engine, AppError> {
+        let projector = self.start_projector().await?;
+        self.base.engine(&projector)
+    }
+
+    /// How far time has come in each partition, without folding: what the state knows, and the times of the records
+    /// since. The projector must not run.
+    pub async fn watermarks(&self) -> Result<Vec<Option<i64>>, AppError> {
+        let known = self.known_marks()?;
+        let log = &self.base.log;
+        let mut watermarks = Vec::new();
+        for partition in 0..log.partitions() {
+            let (mut from, mut watermark) = known.get(partition as usize).copied().unwrap_or_default();
+            from = from.max(log.bounds(partition).await?.0);
+            loop {
+                let records = log.read(partition, from, READ_RECORDS, READ_BYTES).await?;
+                let Some(last) = records.last() else { break };
+                from = last.offset + 1;
+                let newest = records.iter().map(|record| read(&record.event, record.appended_at_us).time_ms).max();
+                watermark = watermark.max(newest);
+            }
+            watermarks.push(watermark);
+        }
+        Ok(watermarks)
+    }
+
+    /// Position and watermark of each partition in the state; empty where there is none of this log.
+    fn known_marks(&self) -> Result<Vec<(u64, Option<i64>)>, AppError> {
+        let dir = self.base.dir.path.join("state");
+        if !dir.exists() {
+            return Ok(Vec::new());
+        }
+        let meta = State::open(&dir, 1 << 20).and_then(|state| state.meta()).map_err(projector::ProjectorError::from)?;
+        let meta = meta.filter(|meta| meta.log_id == self.base.log.id().0);
+        let marks = meta.map(|meta| meta.partitions).unwrap_or_default();
+        Ok(marks.iter().map(|mark| (mark.position, mark.watermark_ms)).collect())
+    }
+
+    /// Folds what the log has, then all archived events anew into new tables, and ends the work.
+    pub async fn rebuild(self) -> Result<(), AppError> {
+        let projector = self.start_projector().await?;
+        projector.wait_committed(&self.log_ends().await?).await?;
+        if let Some(running) = self.running.lock().await.take() {
+            running.stop().await?;
+        }
+        drop(projector);
+        let lake = self.base.lake().await?;
+        let said = std::sync::atomic::AtomicU64::new(0);
+        let tell = |progress| match progress {
+            Progress::Folding { done, total } => {
+                // Once for every tenth.
+                let tenth = (done * 10).checked_div(total).unwrap_or(10);
+                if said.fetch_max(tenth, std::sync::atomic::Ordering::Relaxed) < tenth {
+                    tracing::info!(done, total, "folding archived events");
+                }
+            }
+            Progress::Writing => tracing::info!("writing the new tables"),
+            Progress::Switching => tracing::info!("switching to the new tables"),
+        };
+        projector::rebuild(&lake, &self.base.dir.path, self.base.settings()?, tell).await?;
+        Ok(())
+    }
+
+    /// Lets the projector commit, where it runs, and gives the data directory back.
+    pub async fn stop(self) -> Result<(), AppError> {
+        match self.running.into_inner() {
+            Some(running) => running.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn server_info_path(dir: &Path) -> PathBuf {
+    dir.join(SERVER_INFO)
+}
+
+fn read_server_info(dir: &Path) -> Option<ServerInfo> {
+    serde_json::from_slice(&std::fs::read(server_info_path(dir)).ok()?).ok()
+}
+
+/// Tells where the server listens. The file appears complete.
+pub(super) fn write_server_info(dir: &Path, server: &ServerInfo) -> Result<(), AppError> {
+    let (path, partial) = (server_info_path(dir), dir.join("server.json.partial"));
+    let text = serde_json::to_vec(server).unwrap_or_default();
+    std::fs::write(&partial, text)
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .map_err(|error| AppError::file(&path, error))
+}
+
+/// Removes what a server told.
+pub(super) fn remove_server_info(dir: &Path) -> Result<(), AppError> {
+    let path = server_info_path(dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(AppError::file(&path, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        Config { data_dir: dir.join("data"), ..Config::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let Access::Offline(first) = access(&config).await.unwrap() else { panic!("nobody else has it") };
+        let second = access(&config).await.err().unwrap();
+        assert!(second.to_string().contains("in use"), "{second}");
+        let server = ServerInfo { console: "http://c".into(), gateway: "http://g".into(), pid: 7 };
+        write_server_info(&config.data_dir, &server).unwrap();
+        assert!(matches!(access(&config).await.unwrap(), Access::Server(found) if found == server));
+        first.stop().await.unwrap();
+        // Killed servers leave their addresses behind.
+        let Access::Offline(third) = access(&config).await.unwrap() else { panic!("it is free again") };
+        assert_eq!(read_server_info(&config.data_dir), None);
+        third.stop().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn watermarks_are_told_without_folding() {
+        let dir = tempfile::tempdir().unwrap();
+        let Access::Offline(offline) = access(&config(dir.path())).await.unwrap() else { panic!("nobody else has it") };
+        assert_eq!(offline.watermarks().await.unwrap(), [None; 4]);
+        let event = crate::event::Event {
+            kind: crate::event::TICK_TYPE.into(),
+            source: "/counterbat".into(),
+            time_us: Some(1_760_000_000_000_000),
+            ..Default::default()
+        };
+        offline.log().append(vec![(2, event)]).await.unwrap();
+        assert_eq!(offline.watermarks().await.unwrap(), [None, None, Some(1_760_000_000_000), None]);
+        offline.stop().await.unwrap();
+    }
+}

@@ -1,0 +1,229 @@
+//! `serve`: both listeners over one log and one projector, until told to stop.
+
+use super::access::{ServerInfo, remove_server_info, write_server_info};
+use super::{AppError, Base, Running, ended};
+use crate::config::Config;
+use crate::console::{self, health::Health, transfer::Transfer};
+use crate::event::{Event, TICK_TYPE};
+use crate::gateway::accounts::Accounts;
+use crate::gateway::upstream::Upstream;
+use crate::gateway::{self, Gateway};
+use crate::log::EventLog;
+use crate::projector::ProjectorHandle;
+use axum::Router;
+use axum::serve::ListenerExt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+/// Requests under way get so long to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often the log is looked at for what retention may remove.
+const RETAIN_EVERY: Duration = Duration::from_secs(300);
+/// Where ticks come from.
+const TICK_SOURCE: &str = "/counterbat";
+
+/// Serves until `stop`, then ends in order: no new requests, those under way answered, everything committed. `ready` is
+/// told the addresses once all parts work.
+pub async fn serve(
+    config: &Config,
+    gateway_listener: TcpListener,
+    console_listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(&ServerInfo),
+) -> Result<(), AppError> {
+    let base = Base::open(config).await?;
+    let gateway = open_gateway(&base)?;
+    let mut running = base.start_projector().await?;
+    let console = open_console(&base, &running.handle)?;
+
+    let (halt, halted) = watch::channel(false);
+    let server = ServerInfo {
+        console: address(&console_listener)?,
+        gateway: address(&gateway_listener)?,
+        pid: std::process::id(),
+    };
+    let mut listeners = [
+        listen(gateway_listener, gateway.router(), halted.clone()),
+        listen(console_listener, console, halted.clone()),
+    ];
+    let chores = [tick(&base, halted.clone()), retain(&base, running.handle.clone(), halted)];
+    write_server_info(&base.dir.path, &server)?;
+    ready(&server);
+    tracing::info!(gateway = server.gateway, console = server.console, log = %base.log.id(), "serving");
+
+    let failure = tokio::select! {
+        () = stop => None,
+        result = &mut running.task => Some(ended(result).err().unwrap_or_else(|| failed("the projector", "it ended"))),
+    };
+    if failure.is_none() {
+        tracing::info!("stopping");
+    }
+    // Nobody listens where the tasks have ended already.
+    let _ = halt.send(true);
+    let drained = async {
+        for listener in &mut listeners {
+            // How it ended was told by itself.
+            let _ = listener.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("requests still under way are cut off");
+        listeners.iter().for_each(JoinHandle::abort);
+    }
+    if !gateway.drain(DRAIN).await {
+        tracing::error!("relayed calls could not be recorded before the end");
+    }
+    chores.iter().for_each(JoinHandle::abort);
+    let stopped = match failure {
+        Some(error) => Err(error),
+        None => running.stop().await,
+    };
+    remove_server_info(&base.dir.path)?;
+    stopped
+}
+
+fn failed(what: &'static str, reason: &str) -> AppError {
+    AppError::Failed { what, reason: reason.to_owned() }
+}
+
+fn open_gateway(base: &Base) -> Result<Gateway, AppError> {
+    let mut accounts = Vec::new();
+    for account in &base.config.accounts {
+        accounts.push((account.name.clone(), account.read_token()?.reveal().to_owned()));
+    }
+    if accounts.is_empty() {
+        tracing::warn!("no [[accounts]] are configured: every callback and call will be refused");
+    }
+    Ok(Gateway::new(gateway::Parts {
+        log: base.log.clone(),
+        accounts: Accounts::new(accounts)?,
+        upstream: Upstream::new(&base.config.upstream.url, base.config.upstream.timeout.0)?,
+        metrics: base.metrics.clone(),
+        now: base.clock.clone(),
+    }))
+}
+
+fn open_console(base: &Base, projector: &ProjectorHandle) -> Result<Router, AppError> {
+    let engine = Arc::new(base.engine(projector)?);
+    let transfer = Transfer {
+        log: base.log.clone(),
+        projector: projector.clone(),
+        allowed_lateness_ms: base.config.fold.allowed_lateness.as_ms(),
+        clock: base.clock.clone(),
+    };
+    let health = Health { log: base.log.clone(), projector: projector.clone() };
+    Ok(console::router(engine, transfer, health, base.metrics.clone()))
+}
+
+fn address(listener: &TcpListener) -> Result<String, AppError> {
+    let local = listener.local_addr().map_err(|error| failed("a listener", &error.to_string()))?;
+    Ok(format!("http://{local}"))
+}
+
+fn listen(listener: TcpListener, router: Router, mut halted: watch::Receiver<bool>) -> JoinHandle<()> {
+    let listener = listener.tap_io(|stream| {
+        // Answers are small: waiting to fill a packet only delays them. It works without, too.
+        let _ = stream.set_nodelay(true);
+    });
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // The sender goes away only at the end, which is a stop as well.
+        let _ = halted.wait_for(|halt| *halt).await;
+    });
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "a listener ended");
+        }
+    })
+}
+
+/// Tells partitions without traffic that time goes on.
+fn tick(base: &Base, halted: watch::Receiver<bool>) -> JoinHandle<()> {
+    let (log, clock, every) = (base.log.clone(), base.clock.clone(), base.config.log.tick_every.0);
+    tokio::spawn(async move {
+        if every.is_zero() {
+            return;
+        }
+        let mut seen = vec![None; log.partitions() as usize];
+        let mut interval = tokio::time::interval(every);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !*halted.borrow() {
+            interval.tick().await;
+            for (partition, seen) in (0u32..).zip(&mut seen) {
+                if let Err(error) = tick_idle(&*log, partition, seen, clock()).await {
+                    tracing::debug!(%error, partition, "no tick");
+                }
+            }
+        }
+    })
+}
+
+/// Ticks a partition whose end is still where it was `seen`.
+async fn tick_idle(
+    log: &dyn EventLog,
+    partition: u32,
+    seen: &mut Option<u64>,
+    now_us: i64,
+) -> Result<(), crate::log::LogError> {
+    let (_, end) = log.bounds(partition).await?;
+    if seen.replace(end) != Some(end) {
+        return Ok(());
+    }
+    let tick = Event {
+        id: Uuid::now_v7().to_string(),
+        source: TICK_SOURCE.to_owned(),
+        kind: TICK_TYPE.to_owned(),
+        time_us: Some(now_us),
+        ..Event::default()
+    };
+    let positions = log.append(vec![(partition, tick)]).await?;
+    *seen = positions.last().map(|position| position.offset + 1);
+    Ok(())
+}
+
+/// Removes from the log what the tables have and retention lets go.
+fn retain(base: &Base, projector: ProjectorHandle, halted: watch::Receiver<bool>) -> JoinHandle<()> {
+    let (log, clock) = (base.log.clone(), base.clock.clone());
+    let is_on = base.config.log.retention_age.is_some() || base.config.log.retention_size.is_some();
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(RETAIN_EVERY);
+        while is_on && !*halted.borrow() {
+            interval.tick().await;
+            let archived: Vec<u64> = projector.status().partitions.iter().map(|part| part.archived).collect();
+            if let Err(error) = log.retain(&archived, clock()).await {
+                tracing::warn!(%error, "old records could not be removed from the log");
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::embedded::{EmbeddedLog, Options, Retention};
+
+    #[tokio::test]
+    async fn only_idle_partitions_are_ticked() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { partitions: 2, cache_bytes: 1 << 20, retention: Retention::default() };
+        let log = EmbeddedLog::open(dir.path(), options, Arc::new(|| 5)).unwrap();
+        let mut seen = [None, None];
+        for round in 0..3 {
+            if round == 1 {
+                log.append(vec![(1, Event::default())]).await.unwrap();
+            }
+            for partition in 0..2 {
+                tick_idle(&log, partition, &mut seen[partition as usize], 7).await.unwrap();
+            }
+        }
+        assert_eq!(log.bounds(0).await.unwrap().1, 2);
+        assert_eq!(log.bounds(1).await.unwrap().1, 2);
+        let ticks = log.read(0, 0, 10, 1000).await.unwrap();
+        assert!(ticks.iter().all(|record| record.event.is_tick() && record.event.time_us == Some(7)));
+    }
+}

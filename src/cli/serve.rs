@@ -1,0 +1,41 @@
+//! `counterbat serve`: the server.
+
+use crate::app;
+use crate::config::Config;
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Receive callbacks, relay calls, fold and answer, until told to stop
+///
+/// Prints the addresses it listens on. SIGTERM and SIGINT end it in order: requests under way are answered and everything
+/// is committed.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {}
+
+/// Runs the command.
+pub async fn run(_args: ServeArgs, config: Config) -> Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let gateway = bind("gateway", config.gateway.listen).await?;
+    let console = bind("console", config.console.listen).await?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    };
+    app::serve(&config, gateway, console, stop, |server| {
+        let mut out = std::io::stdout().lock();
+        // Whoever started it may not care to read.
+        let _ = writeln!(out, "gateway {}\nconsole {}", server.gateway, server.console).and_then(|()| out.flush());
+    })
+    .await?;
+    Ok(())
+}
+
+async fn bind(name: &str, listen: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(listen).await.with_context(|| format!("the {name} cannot listen on {listen} ([{name}] listen)"))
+}

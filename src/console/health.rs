@@ -1,0 +1,70 @@
+//! `/healthz`, `/readyz` and `/metrics`: for whatever watches the process.
+
+use crate::log::EventLog;
+use crate::metrics::Metrics;
+use crate::projector::ProjectorHandle;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use std::sync::Arc;
+
+/// More records than this that wait to be folded are a backlog: answers would come late.
+const MAX_LAG: u64 = 100_000;
+
+/// What readiness is asked of.
+#[derive(Clone)]
+pub struct Health {
+    pub log: Arc<dyn EventLog>,
+    pub projector: ProjectorHandle,
+}
+
+/// The routes, with their state.
+pub fn router(health: Health, metrics: Arc<Metrics>) -> Router {
+    let watched = Router::new().route("/readyz", get(ready)).with_state(health);
+    let counted = Router::new().route("/metrics", get(render)).with_state(metrics);
+    Router::new().route("/healthz", get(async || "ok\n")).merge(watched).merge(counted)
+}
+
+impl Health {
+    /// Why work would not go on as it should, in words; empty when it would.
+    async fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if let Err(error) = self.log.check_writable().await {
+            complaints.push(error.to_string());
+        }
+        let status = self.projector.status();
+        if let Some(error) = status.error {
+            complaints.push(format!("the projector has stopped: {error}"));
+        }
+        if let Some(what) = status.recovering {
+            complaints.push(format!("recovering: {what}"));
+        }
+        let mut lag = 0;
+        for (partition, status) in (0u32..).zip(&status.partitions) {
+            match self.log.bounds(partition).await {
+                Ok((_, end)) => lag += end.saturating_sub(status.folded),
+                Err(error) => complaints.push(error.to_string()),
+            }
+        }
+        if lag > MAX_LAG {
+            complaints.push(format!("{lag} records wait to be folded"));
+        }
+        complaints
+    }
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    let reasons = health.complaints().await;
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+}
+
+async fn render(State(metrics): State<Arc<Metrics>>) -> Response {
+    match metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
