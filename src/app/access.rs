@@ -6,7 +6,7 @@ use crate::event::read;
 use crate::log::{EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
-use crate::state::State;
+use crate::state::{State, StateError};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -118,14 +118,18 @@ impl Offline {
         if !dir.exists() {
             return Ok(Vec::new());
         }
-        let meta = State::open(&dir, 1 << 20).and_then(|state| state.meta()).map_err(projector::ProjectorError::from)?;
+        let meta = match State::open(&dir, 1 << 20).and_then(|state| state.meta()) {
+            // A damaged state is rebuilt when it is needed; the log alone tells the same.
+            Err(StateError::Damaged { .. }) => None,
+            meta => meta.map_err(projector::ProjectorError::from)?,
+        };
         let meta = meta.filter(|meta| meta.log_id == self.base.log.id().0);
         let marks = meta.map(|meta| meta.partitions).unwrap_or_default();
         Ok(marks.iter().map(|mark| (mark.position, mark.watermark_ms)).collect())
     }
 
     /// Folds what the log has, then all archived events anew into new tables, and ends the work.
-    pub async fn rebuild(self) -> Result<(), AppError> {
+    pub async fn rebuild(self, tell: impl Fn(Progress) + Sync) -> Result<(), AppError> {
         let projector = self.start_projector().await?;
         projector.wait_committed(&self.log_ends().await?).await?;
         if let Some(running) = self.running.lock().await.take() {
@@ -133,18 +137,6 @@ impl Offline {
         }
         drop(projector);
         let lake = self.base.lake().await?;
-        let said = std::sync::atomic::AtomicU64::new(0);
-        let tell = |progress| match progress {
-            Progress::Folding { done, total } => {
-                // Once for every tenth.
-                let tenth = (done * 10).checked_div(total).unwrap_or(10);
-                if said.fetch_max(tenth, std::sync::atomic::Ordering::Relaxed) < tenth {
-                    tracing::info!(done, total, "folding archived events");
-                }
-            }
-            Progress::Writing => tracing::info!("writing the new tables"),
-            Progress::Switching => tracing::info!("switching to the new tables"),
-        };
         projector::rebuild(&lake, &self.base.dir.path, self.base.settings()?, tell).await?;
         Ok(())
     }

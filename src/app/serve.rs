@@ -1,7 +1,7 @@
 //! `serve`: both listeners over one log and one projector, until told to stop.
 
 use super::access::{ServerInfo, remove_server_info, write_server_info};
-use super::{AppError, Base, Running, ended};
+use super::{AppError, Base, ended};
 use crate::config::Config;
 use crate::console::{self, health::Health, transfer::Transfer};
 use crate::event::{Event, TICK_TYPE};
@@ -48,10 +48,8 @@ pub async fn serve(
         gateway: address(&gateway_listener)?,
         pid: std::process::id(),
     };
-    let mut listeners = [
-        listen(gateway_listener, gateway.router(), halted.clone()),
-        listen(console_listener, console, halted.clone()),
-    ];
+    let mut listeners =
+        [listen(gateway_listener, gateway.router(), halted.clone()), listen(console_listener, console, halted.clone())];
     let chores = [tick(&base, halted.clone()), retain(&base, running.handle.clone(), halted)];
     write_server_info(&base.dir.path, &server)?;
     ready(&server);

@@ -62,7 +62,8 @@ fn run(cli: Cli) -> Result<()> {
         return config::print_default();
     }
     // Names and values that are no Unicode cannot be ours.
-    let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let env =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
