@@ -174,7 +174,10 @@ fn pieces(
     let reader = tokio::task::spawn_blocking(move || {
         let mut bad = 0;
         let mut failed = Ok(());
-        read_chunks(source, 1, PIECE_BYTES, |mut chunk| {
+        let mut first_line = 1;
+        read_chunks(source, PIECE_BYTES, |bytes| {
+            let mut chunk = Chunk { first_line, bytes };
+            first_line = chunk.next_line();
             if let Some(skip) = &mut skip {
                 failed = chunk.blank_bad_lines(|skipped: Skipped<'_>| {
                     bad += 1;

@@ -10,7 +10,7 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 /// No event is longer; a stream without line ends must not fill the memory.
 const MAX_LINE_BYTES: usize = 32 << 20;
 
-/// Whole lines of a stream.
+/// Whole lines of a stream, with their place in it.
 #[derive(Debug)]
 pub struct Chunk {
     /// Number of its first line, from 1.
@@ -45,13 +45,7 @@ pub(super) struct Item {
 }
 
 /// Reads to the end, handing over blocks of whole lines, each about `chunk_bytes` long, in order until `send` says stop.
-pub fn read_chunks(
-    mut source: impl Read,
-    first_line: u64,
-    chunk_bytes: usize,
-    mut send: impl FnMut(Chunk) -> bool,
-) -> io::Result<()> {
-    let mut line = first_line;
+pub fn read_chunks(mut source: impl Read, chunk_bytes: usize, mut send: impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
     let mut rest = Vec::new();
     loop {
         let mut bytes = std::mem::take(&mut rest);
@@ -61,7 +55,7 @@ pub fn read_chunks(
             match bytes.iter().rposition(|b| *b == b'\n') {
                 Some(end) => rest = bytes.split_off(end + 1),
                 None if bytes.len() > MAX_LINE_BYTES => {
-                    let reason = format!("line {line} is longer than {} MiB", MAX_LINE_BYTES >> 20);
+                    let reason = format!("the next one is longer than {} MiB", MAX_LINE_BYTES >> 20);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
                 }
                 None => {
@@ -70,9 +64,7 @@ pub fn read_chunks(
                 }
             }
         }
-        let chunk = Chunk { first_line: line, bytes };
-        line = chunk.next_line();
-        if !chunk.bytes.is_empty() && !send(chunk) {
+        if !bytes.is_empty() && !send(bytes) {
             return Ok(());
         }
         if ended {
@@ -117,24 +109,25 @@ impl Chunk {
         self.bytes = kept;
         Ok(())
     }
+}
 
-    /// Parses every line that is not blank. `now_us` stands for the append time.
-    pub(super) fn parse(&self, partitions: u32, now_us: i64) -> Vec<Line> {
-        let mut lines = Vec::with_capacity(self.bytes.len() / 256);
-        let mut rest = self.bytes.as_slice();
-        let mut number = self.first_line;
-        while !rest.is_empty() {
-            let start = rest;
-            // A slice never fails to be read.
-            let length = rest.skip_until(b'\n').unwrap_or(start.len());
-            let text = start[..length].trim_ascii();
-            if !text.is_empty() {
-                lines.push(Line { number, content: parse_line(text, partitions, now_us) });
-            }
-            number += 1;
+/// Parses every line that is not blank, numbered from 0; also how many lines there are. `now_us` stands for the append
+/// time.
+pub(super) fn parse(bytes: &[u8], partitions: u32, now_us: i64) -> (Vec<Line>, u64) {
+    let mut lines = Vec::with_capacity(bytes.len() / 256);
+    let mut rest = bytes;
+    let mut number = 0;
+    while !rest.is_empty() {
+        let start = rest;
+        // A slice never fails to be read.
+        let length = rest.skip_until(b'\n').unwrap_or(start.len());
+        let text = start[..length].trim_ascii();
+        if !text.is_empty() {
+            lines.push(Line { number, content: parse_line(text, partitions, now_us) });
         }
-        lines
+        number += 1;
     }
+    (lines, number)
 }
 
 fn parse_line(text: &[u8], partitions: u32, now_us: i64) -> Content {
@@ -156,10 +149,10 @@ fn parse_line(text: &[u8], partitions: u32, now_us: i64) -> Content {
 mod tests {
     use super::*;
 
-    fn chunks(text: &[u8]) -> Vec<(u64, usize)> {
+    fn chunks(text: &[u8]) -> Vec<Vec<u8>> {
         let mut seen = Vec::new();
-        read_chunks(text, 1, CHUNK_BYTES, |chunk| {
-            seen.push((chunk.first_line, chunk.bytes.iter().filter(|b| **b == b'\n').count()));
+        read_chunks(text, CHUNK_BYTES, |bytes| {
+            seen.push(bytes);
             true
         })
         .unwrap();
@@ -167,35 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_numbered_once() {
+    fn blocks_hold_whole_lines_and_lose_none() {
         let text: Vec<u8> = (0..200_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
         let seen = chunks(&text);
-        assert!(seen.len() > 1);
-        let mut next = 1;
-        for (first, lines) in seen {
-            assert_eq!(first, next);
-            next += lines as u64;
-        }
-        assert_eq!(next, 200_001);
+        assert!(seen.len() > 1 && seen.iter().all(|bytes| bytes.ends_with(b"\n")));
+        assert_eq!(seen.concat(), text);
     }
 
     #[test]
     fn a_line_longer_than_a_block_stays_whole() {
         let mut text = vec![b'x'; CHUNK_BYTES * 3];
         text.extend(b"\nshort");
-        let mut whole = Vec::new();
-        read_chunks(text.as_slice(), 1, CHUNK_BYTES, |chunk| {
-            whole.extend(chunk.bytes);
-            true
-        })
-        .unwrap();
-        assert_eq!(whole, text);
+        assert_eq!(chunks(&text).concat(), text);
     }
 
     #[test]
     fn a_stream_without_line_ends_is_refused() {
-        let error = read_chunks(io::repeat(b'x'), 7, CHUNK_BYTES, |_| true).unwrap_err();
-        assert!(error.to_string().contains("line 7 is longer"), "{error}");
+        let error = read_chunks(io::repeat(b'x'), CHUNK_BYTES, |_| true).unwrap_err();
+        assert!(error.to_string().contains("longer than"), "{error}");
     }
 
     #[test]
@@ -214,10 +196,9 @@ mod tests {
 
     #[test]
     fn bad_lines_are_named_and_blank_ones_passed() {
-        let chunk = Chunk { first_line: 10, bytes: b"\n  \r\nnot json\n".to_vec() };
-        let lines = chunk.parse(4, 0);
-        assert_eq!(lines.len(), 1);
-        assert_eq!(lines[0].number, 12);
+        let (lines, count) = parse(b"\n  \r\nnot json\n", 4, 0);
+        assert_eq!((lines.len(), count), (1, 3));
+        assert_eq!(lines[0].number, 2);
         assert!(matches!(&lines[0].content, Content::Bad { text, .. } if text == b"not json"));
     }
 }

@@ -1,6 +1,6 @@
 //! Appends event files to the log: parsed on all cores, checked and appended in order.
 
-use super::chunk::{CHUNK_BYTES, Chunk, Content, Item, Line, read_chunks};
+use super::chunk::{self, CHUNK_BYTES, Content, Item, Line, read_chunks};
 use crate::event::Event;
 use crate::event::time::format_ms;
 use crate::log::{EventLog, LogError, Position};
@@ -178,16 +178,18 @@ impl Importer {
     /// Imports a stream of plain NDJSON whose first line has the number `first_line`.
     pub async fn run(&mut self, source: impl Read + Send + 'static, first_line: u64) -> Result<Outcome, ImportError> {
         let (parsed, mut blocks) = mpsc::channel(PARSED_AHEAD);
-        let reader = self.spawn_reader(source, first_line, parsed);
+        let reader = self.spawn_reader(source, parsed);
         let mut run = Run::new(self.log.clone(), self.appended.clone(), first_line);
         let mut stopped = None;
         while stopped.is_none()
             && let Some(block) = blocks.recv().await
         {
-            let (next_line, block) = block.await.map_err(|error| ImportError::Thread(error.to_string()))?;
+            let (lines, count) = block.await.map_err(|error| ImportError::Thread(error.to_string()))?;
             self.take_live();
-            run.last_line = next_line.saturating_sub(1);
-            stopped = self.take_block(&mut run, block).await?;
+            stopped = self.take_block(&mut run, lines).await?;
+            if stopped.is_none() {
+                run.next_line += count;
+            }
         }
         drop(blocks);
         // On an input that stalls the reader may hang in a read: after a stop its end is of no interest.
@@ -203,18 +205,14 @@ impl Importer {
     fn spawn_reader(
         &self,
         source: impl Read + Send + 'static,
-        first_line: u64,
-        parsed: mpsc::Sender<JoinHandle<(u64, Vec<Line>)>>,
+        parsed: mpsc::Sender<JoinHandle<(Vec<Line>, u64)>>,
     ) -> JoinHandle<io::Result<()>> {
         let (partitions, clock) = (self.log.partitions(), self.clock.clone());
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
-            read_chunks(source, first_line, CHUNK_BYTES, |chunk: Chunk| {
+            read_chunks(source, CHUNK_BYTES, |bytes| {
                 let now_us = clock();
-                let block = runtime.spawn_blocking(move || {
-                    let lines = chunk.parse(partitions, now_us);
-                    (chunk.next_line(), lines)
-                });
+                let block = runtime.spawn_blocking(move || chunk::parse(&bytes, partitions, now_us));
                 parsed.blocking_send(block).is_ok()
             })
         })
@@ -230,21 +228,13 @@ impl Importer {
 
     async fn take_block(&mut self, run: &mut Run, block: Vec<Line>) -> Result<Option<Stop>, ImportError> {
         for Line { number, content } in block {
+            let line = run.next_line + number;
             match content {
                 Content::Item(item) => {
                     if let Some((partition, watermark_ms)) = self.too_late(&item) {
                         if !self.late {
-                            run.last_line = number;
-                            let event_ms = item.fact_ms.unwrap_or(item.time_ms);
-                            let allowed_lateness_ms = self.allowed_lateness_ms;
-                            let line = number;
-                            return Ok(Some(Stop::TooLate {
-                                line,
-                                event_ms,
-                                partition,
-                                watermark_ms,
-                                allowed_lateness_ms,
-                            }));
+                            run.next_line = line + 1;
+                            return Ok(Some(self.stop_at(line, &item, partition, watermark_ms)));
                         }
                         run.too_late += 1;
                     }
@@ -253,16 +243,21 @@ impl Importer {
                 }
                 Content::Bad { reason, text } => {
                     let Some(skip) = &mut self.skip_bad else {
-                        run.last_line = number;
-                        return Ok(Some(Stop::Bad { line: number, reason }));
+                        run.next_line = line + 1;
+                        return Ok(Some(Stop::Bad { line, reason }));
                     };
-                    let skipped = Skipped { line: number, reason: &reason, text: &text };
-                    skip(skipped).map_err(|source| ImportError::Skip { line: number, source })?;
+                    let skipped = Skipped { line, reason: &reason, text: &text };
+                    skip(skipped).map_err(|source| ImportError::Skip { line, source })?;
                     run.bad += 1;
                 }
             }
         }
         Ok(None)
+    }
+
+    fn stop_at(&self, line: u64, item: &Item, partition: u32, watermark_ms: i64) -> Stop {
+        let event_ms = item.fact_ms.unwrap_or(item.time_ms);
+        Stop::TooLate { line, event_ms, partition, watermark_ms, allowed_lateness_ms: self.allowed_lateness_ms }
     }
 
     /// The partition and its watermark, when the fold would call the event too late.
@@ -294,7 +289,8 @@ struct Run {
     bad: u64,
     too_late: u64,
     first_line: u64,
-    last_line: u64,
+    /// Number of the first line not yet taken.
+    next_line: u64,
 }
 
 /// The events of one partition: a batch being filled and one being appended, so that order holds without trusting
@@ -310,9 +306,19 @@ impl Run {
     fn new(log: Arc<dyn EventLog>, appended: Arc<AtomicU64>, first_line: u64) -> Self {
         let lanes = (0..log.partitions()).map(|_| Lane::default()).collect();
         let appended_before = appended.load(Ordering::Relaxed);
-        let last_line = first_line.saturating_sub(1);
         let ends = BTreeMap::new();
-        Run { log, lanes, ends, events: 0, appended, appended_before, bad: 0, too_late: 0, first_line, last_line }
+        Run {
+            log,
+            lanes,
+            ends,
+            events: 0,
+            appended,
+            appended_before,
+            bad: 0,
+            too_late: 0,
+            first_line,
+            next_line: first_line,
+        }
     }
 
     async fn push(&mut self, item: Item) -> Result<(), ImportError> {
@@ -377,7 +383,7 @@ impl Run {
             self.settle(partition).await?;
         }
         Ok(Summary {
-            lines: (self.last_line + 1).saturating_sub(self.first_line),
+            lines: self.next_line - self.first_line,
             appended: self.events,
             bad: self.bad,
             too_late: self.too_late,
