@@ -15,9 +15,9 @@ pub enum ConfigError {
     /// A file that was named cannot be read.
     #[error("{path}: {error}")]
     Unreadable { path: PathBuf, error: std::io::Error },
-    /// The text says where and what is wrong.
-    #[error("{path}: {error}")]
-    File { path: PathBuf, error: Box<toml::de::Error> },
+    /// The text says where and what is wrong. It never quotes the file: the line may hold a token.
+    #[error("{path}{place}: {reason}", place = line.map_or(String::new(), |line| format!(", line {line}")))]
+    File { path: PathBuf, line: Option<usize>, reason: String },
     /// A variable of ours that sets nothing, or sets a bad value.
     #[error("environment variable {name}: {reason}")]
     Variable { name: String, reason: String },
@@ -41,7 +41,7 @@ impl Config {
             Err(error) => return Err(ConfigError::Unreadable { path: path.to_owned(), error }),
         };
         let mut config = Self::parse(&text, env).map_err(|error| match error {
-            ConfigError::File { error, .. } => ConfigError::File { path: path.to_owned(), error },
+            ConfigError::File { line, reason, .. } => ConfigError::File { path: path.to_owned(), line, reason },
             other => other,
         })?;
         if let Some(dir) = data_dir {
@@ -52,7 +52,7 @@ impl Config {
 
     /// Reads settings from TOML, with the `COUNTERBAT_` variables of `env` laid over it.
     fn parse(text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let refuse = |error| ConfigError::File { path: PathBuf::new(), error: Box::new(error) };
+        let refuse = |error: toml::de::Error| refusal(text, &error);
         // Once from the text, so that errors name the line.
         let config: Config = toml::from_str(text).map_err(refuse)?;
         let mut table: Table = text.parse().map_err(refuse)?;
@@ -72,6 +72,22 @@ impl Config {
     }
 }
 
+/// Where and why a text was refused, without what it says where tokens stand.
+fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count() + 1);
+    let in_accounts = before.is_none_or(|before| text[..before.len()].contains("accounts"))
+        || line.and_then(|line| text.lines().nth(line - 1)).is_some_and(|line| line.contains("accounts"));
+    let reason = if in_accounts { without_quotes(error.message()) } else { error.message().to_owned() };
+    ConfigError::File { path: PathBuf::new(), line, reason: reason.replace('\n', "; ") }
+}
+
+/// A message with what it quotes left out.
+fn without_quotes(message: &str) -> String {
+    let parts = message.split('"').enumerate();
+    parts.map(|(n, part)| if n % 2 == 0 { part } else { "\"…\"" }).collect()
+}
+
 /// Lays one variable over the table.
 fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
     let keys: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
@@ -86,7 +102,10 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
             Err(error) => refused.get_or_insert(error),
         };
     }
-    let reason = refused.map_or_else(String::new, |error| error.message().to_owned());
+    let reason = refused.map_or_else(String::new, |error| match keys.first() {
+        Some(section) if section == "accounts" => without_quotes(error.message()),
+        _ => error.message().to_owned(),
+    });
     Err(ConfigError::Variable { name: name.to_owned(), reason })
 }
 
@@ -224,6 +243,16 @@ mod tests {
         assert_eq!(config.accounts[0].read_token().unwrap().reveal(), "hush-hush");
         assert!(!format!("{config:?}").contains("hush"));
         assert!(!toml::to_string(&config).unwrap().contains("hush"));
+        for bad in [
+            "[[accounts]]\nname = \"a\"\ntoken = \"hush-hush",
+            "[[accounts]]\nname = \"a\"\ntokn = \"hush-hush\"",
+            "[[accounts]]\nname = \"a\"\ntoken = hush-hush",
+            "accounts = [{name=\"a b\", token=\"hush-hush\"}]",
+            "[[accounts]]\nname = \"a\"\ntoken = \"x\"\npolicies = \"hush-hush\"",
+        ] {
+            let error = parse(bad, &[]).unwrap_err();
+            assert!(!error.contains("hush") && error.contains("line "), "{error}");
+        }
     }
 
     #[test]

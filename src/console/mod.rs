@@ -37,7 +37,11 @@ async fn watch(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let response = if is_foreign(request.headers()) {
-        Problem::new(StatusCode::FORBIDDEN, "the request comes from a web page of another origin").into_response()
+        Problem::new(
+            StatusCode::FORBIDDEN,
+            "the request comes from a web page of another origin, or was not sent to this machine by its own name",
+        )
+        .into_response()
     } else {
         next.run(request).await
     };
@@ -46,11 +50,26 @@ async fn watch(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
     response
 }
 
-/// Whether a browser says that another site's page sent it.
+/// Whether another site's page may have sent it: a browser says so, or it was sent to a name that is not this machine's
+/// (a page's own name that was made to point here).
 fn is_foreign(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return false };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !is_loopback(host) {
+        return true;
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
     origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_none_or(|(_, from)| from != host)
+}
+
+/// Whether a `Host` names this machine itself.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -67,5 +86,11 @@ mod tests {
         };
         assert!(!is_foreign(&headers(None)) && !is_foreign(&headers(Some("http://127.0.0.1:8081"))));
         assert!(is_foreign(&headers(Some("https://evil.example"))) && is_foreign(&headers(Some("null"))));
+        for host in ["evil.example:8081", "evil.example", "10.0.0.1:8081", "127.0.0.1.evil.example"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+        for host in ["localhost:8081", "127.0.0.1", "[::1]:8081"] {
+            assert!(is_loopback(host), "{host}");
+        }
     }
 }
