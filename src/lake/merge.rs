@@ -39,7 +39,7 @@ impl Lake {
 
     /// Merges the hour files of whole days before the given hour of each partition into day files; returns how many files
     /// went.
-    pub async fn merge_days(&self, settled_before: &BTreeMap<u32, i64>) -> Result<usize, LakeError> {
+    pub async fn merge_days(&self, days_before: &BTreeMap<u32, i64>) -> Result<usize, LakeError> {
         let mut merged = 0;
         for name in [TableName::Messages, TableName::Sessions] {
             let table = self.table(name);
@@ -47,8 +47,8 @@ impl Lake {
             for file in table.snapshot().files.values() {
                 let Some(span) = file.span else { continue };
                 let day = span.start_hour.div_euclid(DAY_HOURS) * DAY_HOURS;
-                let settled = settled_before.get(&span.partition).is_some_and(|hour| day + DAY_HOURS <= *hour);
-                if settled && span.end_hour <= day + DAY_HOURS {
+                let old = days_before.get(&span.partition).is_some_and(|hour| day + DAY_HOURS <= *hour);
+                if old && span.end_hour <= day + DAY_HOURS {
                     days.entry((span.partition, day)).or_default().push(file.clone());
                 }
             }

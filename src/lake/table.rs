@@ -28,6 +28,8 @@ const LOG_FOLDER: &str = "_delta_log";
 /// The property that names the log a table belongs to.
 const LOG_PROPERTY: &str = "counterbat.logId";
 const ROW_GROUP: usize = 131_072;
+/// Files with fewer rows are compressed by what is cheap to set up.
+const SMALL_ROWS: usize = 20_000;
 /// How often a commit is tried on the next version when others take the names.
 const TRIES: usize = 20;
 
@@ -398,10 +400,11 @@ async fn create(name: TableName, store: &Store, folder: &str, log: &LogId) -> Re
 
 /// Parquet bytes, number of rows, and Delta statistics.
 fn encode(name: TableName, batches: Vec<RecordBatch>) -> Result<(Bytes, u64, String), parquet::errors::ParquetError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP))
-        .build();
+    // Zstandard sets up a large context for every column of every file, which costs more than a small file itself.
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let compression = if rows < SMALL_ROWS { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::try_new(1)?) };
+    let properties =
+        WriterProperties::builder().set_compression(compression).set_max_row_group_row_count(Some(ROW_GROUP)).build();
     let file_schema = schema::in_files(name);
     let mut writer = ArrowWriter::try_new(Vec::new(), file_schema.clone(), Some(properties))?;
     let mut stats = super::bucket::Statistics::new(name);

@@ -12,11 +12,11 @@ const CHECKPOINT_EVERY: u64 = 100;
 const KEEP_MS: i64 = 86_400_000;
 
 impl Lake {
-    /// Merges small files, writes checkpoints, expires the log, deletes dead files. `settled_before` is the hour, by
-    /// partition, before which all rows are settled.
-    pub async fn tidy(&self, now_ms: i64, settled_before: &BTreeMap<u32, i64>) -> Result<(), LakeError> {
+    /// Merges small files, writes checkpoints, expires the log, deletes dead files. `days_before` is the hour, by
+    /// partition, before which rows lie in files of whole days.
+    pub async fn tidy(&self, now_ms: i64, days_before: &BTreeMap<u32, i64>) -> Result<(), LakeError> {
         self.merge_events().await?;
-        self.merge_days(settled_before).await?;
+        self.merge_days(days_before).await?;
         for table in self.tables.values() {
             table.checkpoint().await?;
             table.delete_dead(now_ms, KEEP_MS).await?;

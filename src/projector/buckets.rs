@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 const DAY_HOURS: i64 = 24;
 /// Files written at the same time: each waits for the disk more than it computes.
 const SIDE_BY_SIDE: usize = 6;
-/// A sliding session may stay open for days after its hour; this covers every policy there is.
-const LONGEST_SESSION_MS: i64 = 8 * 86_400_000;
+/// Hours this old lie in files of whole days: what still changes there changes seldom, and the files stay few.
+const DAYS_AFTER_MS: i64 = 3 * 86_400_000;
 /// Maintenance at most this often.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
 /// Writing buckets takes at most one part in this many of the time.
@@ -38,7 +38,6 @@ struct Dirty {
 /// When which bucket was written and changed.
 pub(super) struct Buckets {
     snapshot_every: Duration,
-    settle_ms: i64,
     dirty: FxHashMap<(Laid, u32, i64), Dirty>,
     last: Instant,
     started: Instant,
@@ -52,7 +51,6 @@ impl Buckets {
         let now = Instant::now();
         Self {
             snapshot_every: settings.snapshot_every,
-            settle_ms: settings.delivery_window_ms + settings.settle_lateness_ms,
             dirty: FxHashMap::default(),
             last: now,
             started: now,
@@ -91,13 +89,12 @@ impl Buckets {
         due
     }
 
-    /// By partition, the hour before which all rows are settled for good.
-    pub fn settled_before(&self, settings: &Settings) -> BTreeMap<u32, i64> {
-        let margin_ms = settings.delivery_window_ms + settings.settle_lateness_ms + LONGEST_SESSION_MS;
+    /// By partition, the hour before which rows lie in files of whole days.
+    pub fn days_before(&self) -> BTreeMap<u32, i64> {
         (0u32..)
             .zip(&self.watermarks)
             .filter_map(|(partition, watermark_ms)| {
-                Some((partition, hour_of((*watermark_ms)?.saturating_sub(margin_ms))))
+                Some((partition, hour_of((*watermark_ms)?.saturating_sub(DAYS_AFTER_MS))))
             })
             .collect()
     }
@@ -169,13 +166,12 @@ impl Buckets {
         last.elapsed() >= rest
     }
 
-    /// The span to write for an hour: its whole day where the day is settled, else that of the file that has it, else
-    /// itself. Spans of one rewrite never overlap.
+    /// The span to write for an hour: its whole day where the day is old, else that of the file that has it, else itself.
+    /// Spans of one rewrite never overlap.
     fn span_for(&self, index: &Index<'_>, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
         let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;
-        let settled_ms =
-            (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(self.settle_ms + LONGEST_SESSION_MS);
-        if watermark_ms.is_some_and(|watermark_ms| watermark_ms >= settled_ms) {
+        let old_ms = (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(DAYS_AFTER_MS);
+        if watermark_ms.is_some_and(|watermark_ms| watermark_ms >= old_ms) {
             return Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
         }
         let of_file = index.covering(partition, hour).and_then(|file| file.span);

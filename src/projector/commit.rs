@@ -224,9 +224,7 @@ impl Committer {
         if !self.buckets.maintenance_due() {
             return Ok(());
         }
-        if let Err(error) =
-            self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.settled_before(&self.settings)).await
-        {
+        if let Err(error) = self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.days_before()).await {
             tracing::warn!(%error, "tidying the tables failed; it is tried again later");
         }
         for name in [TableName::Events, TableName::Messages, TableName::Sessions] {
