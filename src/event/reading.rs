@@ -2,10 +2,8 @@
 
 use super::payload::{Call, Callback, Presence, Request, Scalar};
 use super::{CALL_PREFIX, CALLBACK_PREFIX, Event, OWN_PREFIX};
-use crate::session::row::Method as SendMethod;
+use borsh::{BorshDeserialize, BorshSerialize};
 use compact_str::CompactString;
-
-pub use crate::session::row::Method;
 
 /// A clock may be ahead by this much before it is not believed: 5 minutes (spec §2, §3).
 pub const MAX_AHEAD_MS: i64 = 5 * 60 * 1000;
@@ -109,10 +107,32 @@ impl Receipt {
     }
 }
 
+/// The call a message went out by. Of copies of one time the broadcast counts (spec §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+pub enum Method {
+    Broadcast,
+    Send,
+}
+
+impl Method {
+    /// The call's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Broadcast => "broadcast_message",
+            Method::Send => "send_message",
+        }
+    }
+
+    /// The method of a call's name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Method::Broadcast, Method::Send].into_iter().find(|method| method.as_str() == name)
+    }
+}
+
 /// An accepted send to one receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
-    pub method: SendMethod,
+    pub method: Method,
     pub billing_status: Option<i32>,
     pub message_type: Option<CompactString>,
     pub tracking_data: Option<CompactString>,

@@ -1,5 +1,6 @@
 //! What the fold gives: rows of `sessions` and `messages` (spec §5), without the user they belong to. Pure.
 
+pub use crate::event::Method;
 use borsh::{BorshDeserialize, BorshSerialize};
 use compact_str::CompactString;
 
@@ -72,13 +73,6 @@ pub enum Verdict {
     Unreported,
 }
 
-/// The call a message went out by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
-pub enum Method {
-    Broadcast,
-    Send,
-}
-
 /// A row of `messages`. Times are ms since the epoch, UTC.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct MessageRow {
@@ -124,4 +118,3 @@ names!(Verdict {
     Agreed => "agreed", UnseenSession => "unseen_session", MissedSession => "missed_session",
     Overcharged => "overcharged", Recharged => "recharged", Unreported => "unreported",
 });
-names!(Method { Broadcast => "broadcast_message", Send => "send_message" });
