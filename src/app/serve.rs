@@ -177,6 +177,8 @@ async fn tick_idle(
         source: TICK_SOURCE.to_owned(),
         kind: TICK_TYPE.to_owned(),
         time_us: Some(now_us),
+        content_type: Some("application/json".to_owned()),
+        data: b"{}".to_vec(),
         ..Event::default()
     };
     let positions = log.append(vec![(partition, tick)]).await?;

@@ -239,3 +239,82 @@ impl Drop for Partial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::tests::engine;
+    use std::sync::Arc;
+
+    async fn serve() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = crate::console::sql::router(Arc::new(engine()));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+
+    fn args(format: OutputFormat, output: &Path, query: &str) -> SqlArgs {
+        SqlArgs { format, output: Some(output.to_owned()), query: query.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn near_and_far_give_the_same() {
+        let (dir, server, engine) = (tempfile::tempdir().unwrap(), serve().await, engine());
+        let sql = "SELECT * FROM sessions ORDER BY session_id";
+        for format in [OutputFormat::Table, OutputFormat::Csv, OutputFormat::Json, OutputFormat::Ndjson] {
+            let (near, far) = (dir.path().join("near"), dir.path().join("far"));
+            run_local(args(format, &near, sql), &engine).await.unwrap();
+            run_remote(args(format, &far, sql), &server, None).await.unwrap();
+            let near = fs::read_to_string(near).unwrap();
+            assert!(near.contains("18446744073709551615"), "{near}");
+            assert_eq!(near, fs::read_to_string(far).unwrap());
+        }
+        let none = "SELECT * FROM sessions WHERE false";
+        run_remote(args(OutputFormat::Json, &dir.path().join("none"), none), &server, None).await.unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("none")).unwrap(), "[]\n");
+    }
+
+    #[tokio::test]
+    async fn errors_show_the_place_and_leave_no_file() {
+        let (dir, server, engine) = (tempfile::tempdir().unwrap(), serve().await, engine());
+        let file = dir.path().join("answer");
+        let wrong = || args(OutputFormat::Csv, &file, "SELECT account,\n  usr_id FROM sessions");
+        let near = run_local(wrong(), &engine).await.unwrap_err().to_string();
+        let far = run_remote(wrong(), &server, None).await.unwrap_err().to_string();
+        assert!(near.ends_with("(line 2, column 3)\n    usr_id FROM sessions\n    ^"), "{near}");
+        assert_eq!(near, far);
+        let broken = "SELECT 1 / (inbound - inbound) FROM sessions";
+        run_local(args(OutputFormat::Csv, &file, broken), &engine).await.unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_console_negotiates_and_explains() {
+        let server = serve().await;
+        let ask = async |accept: &str, body: &str| {
+            let request = reqwest::Client::builder().no_proxy().build().unwrap().post(format!("{server}/api/v1/sql"));
+            let response = request.header("accept", accept).body(body.to_owned()).send().await.unwrap();
+            let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+            (response.status().as_u16(), kind, response.text().await.unwrap())
+        };
+        let one = r#"{"sql":"SELECT 1 AS a"}"#;
+        let answer = |kind: &str, text: &str| (200, kind.to_owned(), text.to_owned());
+        assert_eq!(ask("*/*", one).await, answer("application/json", "[{\"a\":1}]\n"));
+        assert_eq!(ask("text/html, text/*;q=0.5", one).await, answer("text/csv", "a\n1\n"));
+        assert_eq!(ask("application/x-ndjson", one).await, answer("application/x-ndjson", "{\"a\":1}\n"));
+        for (accept, body, status) in [
+            ("text/html", one, 406),
+            ("*/*", "SELECT 1", 400),
+            ("*/*", r#"{"sql":"SELEC 1"}"#, 400),
+            ("*/*", r#"{"sql":"DROP TABLE events"}"#, 403),
+            ("*/*", r#"{"sql":"SELECT x"}"#, 422),
+        ] {
+            let (got, kind, text) = ask(accept, body).await;
+            assert_eq!((got, kind.as_str()), (status, "application/problem+json"), "{body}: {text}");
+        }
+        let (_, _, text) = ask("*/*", r#"{"sql":"SELECT\n  x FROM events"}"#).await;
+        let problem: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&problem["line"], &problem["column"]), (&2.into(), &3.into()), "{text}");
+    }
+}

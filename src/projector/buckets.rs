@@ -12,12 +12,15 @@ use crate::lake::bucket::{self, Index, Span};
 use crate::lake::{FileEntry, Lake, TableName};
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, hour_in, hour_of, prefix};
 use crate::state::{OverlayView, State};
+use futures::{StreamExt, TryStreamExt};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const DAY_HOURS: i64 = 24;
+/// Files written at the same time: each waits for the disk more than it computes.
+const SIDE_BY_SIDE: usize = 6;
 /// A sliding session may stay open for days after its hour; this covers every policy there is.
 const LONGEST_SESSION_MS: i64 = 8 * 86_400_000;
 /// Maintenance at most this often.
@@ -129,18 +132,30 @@ impl Buckets {
         if spans.is_empty() {
             return Ok(None);
         }
-        let mut rewrite = Rewrite { add: Vec::new(), remove: Vec::new(), keys: Vec::new() };
-        for (span, hours) in spans {
-            let old: Vec<FileEntry> = index.overlapping(span).cloned().collect();
-            let laid = collect(&overlay, table, span, &mut rewrite.keys)?;
-            let LaidRows { rows, replaced, .. } = laid;
-            let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows.finish()).await?;
-            rewrite.add.extend(file);
-            rewrite.remove.extend(old);
+        for (span, hours) in &spans {
             for hour in hours {
-                self.dirty.insert((table, span.partition, hour), Dirty { fresh: false, last: Some(Instant::now()) });
+                self.dirty.insert((table, span.partition, *hour), Dirty { fresh: false, last: Some(Instant::now()) });
             }
         }
+        let write = |span: Span| {
+            let old: Vec<FileEntry> = index.overlapping(span).cloned().collect();
+            let overlay = &overlay;
+            async move {
+                let mut keys = Vec::new();
+                let LaidRows { rows, replaced, .. } =
+                    tokio::task::block_in_place(|| collect(overlay, table, span, &mut keys))?;
+                let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows.finish()).await?;
+                Ok::<_, ProjectorError>((file, old, keys))
+            }
+        };
+        let mut rewrite = Rewrite { add: Vec::new(), remove: Vec::new(), keys: Vec::new() };
+        let mut written = futures::stream::iter(spans.into_keys().map(write)).buffer_unordered(SIDE_BY_SIDE);
+        while let Some((file, old, keys)) = written.try_next().await? {
+            rewrite.add.extend(file);
+            rewrite.remove.extend(old);
+            rewrite.keys.extend(keys);
+        }
+        drop(written);
         self.forget_old(watermarks);
         Ok(Some(rewrite))
     }

@@ -5,6 +5,7 @@ use super::functions::UnsignedToken;
 use super::guard;
 use super::table::{PictureTable, Place};
 use super::views::{VIEWS, View};
+use super::workers::{Work, Workers};
 use crate::lake::picture::TableView;
 use crate::lake::{FileEntry, TableName};
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ use object_store::ObjectStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// Where the tables come from.
@@ -55,8 +57,14 @@ pub struct Limits {
     pub memory_bytes: usize,
 }
 
-/// Answers SQL.
+/// Answers SQL, on threads of its own: an expensive query does not hold up whoever else works in this process, and its
+/// time limit is kept even while it computes without pause.
 pub struct Engine {
+    planner: Arc<Planner>,
+    workers: Workers,
+}
+
+struct Planner {
     source: Arc<dyn Pictures>,
     limits: Limits,
     base: SessionState,
@@ -112,17 +120,45 @@ impl Engine {
             SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
         let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
         datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
-        Ok(Engine { source, limits, base: state, store: store_url })
+        let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
+        Ok(Engine { planner: Arc::new(Planner { source, limits, base: state, store: store_url }), workers })
     }
 
     /// Answers one statement.
     pub async fn query(&self, sql: &str) -> Result<QueryStream, QueryError> {
+        let limits = self.planner.limits;
         let started = Instant::now();
-        let planned = timeout(self.limits.timeout, self.start(sql)).await;
-        let batches = planned.map_err(|_| QueryError::Timeout(self.limits.timeout))??;
-        Ok(self.limited(batches, started.elapsed()))
+        let (planner, sql) = (self.planner.clone(), sql.to_owned());
+        let (heads, head) = oneshot::channel();
+        // One batch ahead of whoever reads.
+        let (batches, receiver) = mpsc::channel(1);
+        let work = self.workers.spawn(async move {
+            let mut found = match planner.start(&sql).await {
+                Ok(found) => found,
+                // Whoever asked has gone when it cannot be told.
+                Err(error) => return drop(heads.send(Err(error))),
+            };
+            if heads.send(Ok(found.schema())).is_err() {
+                return;
+            }
+            while let Some(batch) = found.next().await {
+                if batches.send(batch.map_err(QueryError::from)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let head = timeout(limits.timeout, head).await.map_err(|_| QueryError::Timeout(limits.timeout))?;
+        let schema = match head {
+            Ok(head) => head?,
+            Err(_) => return Err(work.panicked().await),
+        };
+        let run = Run { receiver, work, rows: 0, left: limits.timeout.saturating_sub(started.elapsed()) };
+        let batches = stream::try_unfold(run, move |run| run.next(limits));
+        Ok(QueryStream { schema, batches: batches.boxed() })
     }
+}
 
+impl Planner {
     async fn start(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
         let statement = guard::parse(sql)?;
         let needs = Needs::of(&self.base, &statement)?;
@@ -175,32 +211,34 @@ impl Engine {
         }
         Ok(state)
     }
+}
 
-    fn limited(&self, batches: SendableRecordBatchStream, worked: Duration) -> QueryStream {
-        struct Run {
-            batches: SendableRecordBatchStream,
-            rows: u64,
-            left: Duration,
+/// A query at work.
+struct Run {
+    receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
+    work: Work,
+    rows: u64,
+    left: Duration,
+}
+
+impl Run {
+    async fn next(mut self, limits: Limits) -> Result<Option<(RecordBatch, Run)>, QueryError> {
+        let started = Instant::now();
+        let next = timeout(self.left, self.receiver.recv()).await.map_err(|_| QueryError::Timeout(limits.timeout))?;
+        let Some(batch) = next else {
+            // Without its last batch an answer must not look whole.
+            return self.work.end().await.map(|()| None);
+        };
+        let batch = batch?;
+        self.left = self.left.saturating_sub(started.elapsed());
+        self.rows += batch.num_rows() as u64;
+        if self.rows > limits.max_rows {
+            let most = limits.max_rows;
+            return Err(QueryError::Limit(format!(
+                "the answer has more than {most} rows, the limit; ask for less, with LIMIT or by a condition"
+            )));
         }
-        let limits = self.limits;
-        let schema = batches.schema();
-        let run = Run { batches, rows: 0, left: limits.timeout.saturating_sub(worked) };
-        let batches = stream::try_unfold(run, move |mut run| async move {
-            let started = Instant::now();
-            let next = timeout(run.left, run.batches.next()).await;
-            let Some(batch) = next.map_err(|_| QueryError::Timeout(limits.timeout))? else { return Ok(None) };
-            let batch = batch.map_err(QueryError::from)?;
-            run.left = run.left.saturating_sub(started.elapsed());
-            run.rows += batch.num_rows() as u64;
-            if run.rows > limits.max_rows {
-                let most = limits.max_rows;
-                return Err(QueryError::Limit(format!(
-                    "the answer has more than {most} rows, the limit; ask for less, with LIMIT or by a condition"
-                )));
-            }
-            Ok(Some((batch, run)))
-        });
-        QueryStream { schema, batches: batches.boxed() }
+        Ok(Some((batch, self)))
     }
 }
 

@@ -10,9 +10,10 @@ mod pruning;
 pub mod table;
 mod value;
 pub mod views;
+mod workers;
 
 pub use engine::{Engine, Limits, Pictures, QueryStream};
 pub use error::QueryError;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
