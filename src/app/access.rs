@@ -31,7 +31,7 @@ pub struct ServerInfo {
 /// The way to the data.
 pub enum Access {
     /// The data directory is this process's.
-    Offline(Offline),
+    Offline(Box<Offline>),
     /// This server has it.
     Server(ServerInfo),
 }
@@ -39,7 +39,7 @@ pub enum Access {
 /// Takes the data directory, or finds the server that has it. [`LogError::InUse`] when another command has it.
 pub async fn access(config: &Config) -> Result<Access, AppError> {
     match Base::open(config).await {
-        Ok(base) => Ok(Access::Offline(Offline { base, running: Mutex::new(None) })),
+        Ok(base) => Ok(Access::Offline(Box::new(Offline { base, running: Mutex::new(None) }))),
         Err(AppError::Log(LogError::InUse { path })) => match read_server_info(&config.data_dir) {
             Some(server) => Ok(Access::Server(server)),
             None => Err(LogError::InUse { path }.into()),

@@ -4,6 +4,7 @@ use super::rows::keys;
 use super::{FileEntry, LakeError, Table, TableName, TableSnapshot, schema};
 use arrow::array::{Array, BooleanArray, Date32Array, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -95,33 +96,34 @@ pub(super) fn sorted(name: TableName, batches: &[RecordBatch]) -> Result<RecordB
 /// Delta's statistics of a file, gathered batch by batch.
 pub(super) struct Statistics {
     rows: u64,
-    columns: Vec<(&'static str, Option<(i64, i64)>, u64)>,
-    is_time: Vec<bool>,
+    columns: Vec<Extent>,
+}
+
+/// What the statistics tell of one column.
+struct Extent {
+    column: &'static str,
+    is_time: bool,
+    range: Option<(i64, i64)>,
+    nulls: u64,
 }
 
 impl Statistics {
     pub fn new(name: TableName) -> Self {
-        let columns = schema::statistics(name);
         let schema = schema::of(name);
-        let is_time = |column: &&str| {
-            schema
-                .field_with_name(column)
-                .is_ok_and(|field| matches!(field.data_type(), arrow::datatypes::DataType::Timestamp(..)))
+        let is_time = |column: &str| {
+            schema.field_with_name(column).is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..)))
         };
-        Self {
-            rows: 0,
-            is_time: columns.iter().map(is_time).collect(),
-            columns: columns.iter().map(|column| (*column, None, 0)).collect(),
-        }
+        let extent = |column: &&'static str| Extent { column, is_time: is_time(column), range: None, nulls: 0 };
+        Self { rows: 0, columns: schema::statistics(name).iter().map(extent).collect() }
     }
 
     pub fn add(&mut self, batch: &RecordBatch) {
         self.rows += batch.num_rows() as u64;
-        for (column, range, nulls) in &mut self.columns {
-            let Some(array) = batch.column_by_name(column) else { continue };
-            *nulls += array.null_count() as u64;
+        for extent in &mut self.columns {
+            let Some(array) = batch.column_by_name(extent.column) else { continue };
+            extent.nulls += array.null_count() as u64;
             if let Some((low, high)) = bounds(array.as_ref()) {
-                *range = Some(range.map_or((low, high), |(least, most)| (least.min(low), most.max(high))));
+                extent.range = Some(extent.range.map_or((low, high), |(least, most)| (least.min(low), most.max(high))));
             }
         }
     }
@@ -132,7 +134,7 @@ impl Statistics {
 
     pub fn to_json(&self) -> String {
         let (mut least, mut most, mut nulls) = (Map::new(), Map::new(), Map::new());
-        for ((column, range, null_count), is_time) in self.columns.iter().zip(&self.is_time) {
+        for Extent { column, is_time, range, nulls: null_count } in &self.columns {
             nulls.insert((*column).to_owned(), json!(null_count));
             let Some((low, high)) = range else { continue };
             // Delta gives times in statistics as text with whole ms, the greatest rounded up.

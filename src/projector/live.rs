@@ -198,15 +198,15 @@ fn laid_view(
 
 /// Builders for rows of either table.
 pub(super) enum Builder {
-    Sessions(SessionRows),
-    Messages(MessageRows),
+    Sessions(Box<SessionRows>),
+    Messages(Box<MessageRows>),
 }
 
 impl Builder {
     pub fn new(table: Laid) -> Self {
         match table {
-            Laid::Sessions => Builder::Sessions(SessionRows::default()),
-            Laid::Messages => Builder::Messages(MessageRows::default()),
+            Laid::Sessions => Builder::Sessions(Box::default()),
+            Laid::Messages => Builder::Messages(Box::default()),
         }
     }
 
