@@ -65,7 +65,7 @@ fn an_error_names_its_place() {
     assert!(problem["column"].as_i64().unwrap() > 1, "{problem}");
     assert!(home.fails_with(&["sql", "select *\nfrom sessions wher x = 1"], b"").contains("line 2"));
     let missing = server.sql_as("select nonsense from sessions", "application/json");
-    assert_eq!(missing.status, 400);
+    assert_eq!(missing.status, 422);
     assert!(missing.problem().contains("nonsense"), "{}", missing.problem());
     assert!(home.fails_with(&["sql", "select nonsense from sessions"], b"").contains("nonsense"));
 }
