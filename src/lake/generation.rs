@@ -15,11 +15,6 @@ pub(super) fn folder(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// Whether a folder is a generation's.
-pub(super) fn is_folder(folder: &str) -> bool {
-    folder.starts_with(PREFIX)
-}
-
 impl Lake {
     /// Opens a generation's tables, or makes them. It has no `events`.
     pub async fn generation(&self, name: &str) -> Result<Lake, LakeError> {

@@ -14,6 +14,8 @@ pub mod rows;
 pub mod schema;
 mod store;
 mod table;
+#[cfg(test)]
+mod tests;
 mod tidy;
 
 pub use table::{Change, Table};

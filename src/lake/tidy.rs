@@ -1,7 +1,7 @@
 //! Hygiene: checkpoints, retention of the Delta log, deletion of files that nobody needs.
 
 use super::table::lock;
-use super::{Lake, LakeError, Table, generation};
+use super::{Lake, LakeError, Table};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ impl Table {
     }
 
     /// Deletes Parquet files that have not been live for `keep_ms`: those that were removed, and those that a process
-    /// wrote and never committed.
+    /// wrote and never committed, a generation that was not finished among them. Returns how many.
     pub(super) async fn delete_dead(&self, now_ms: i64, keep_ms: i64) -> Result<usize, LakeError> {
         let root = self.object_path("");
         let objects = self.store.objects();
@@ -76,8 +76,11 @@ impl Table {
                 continue;
             };
             let is_data = path.ends_with(".parquet") || path.ends_with(".draft");
-            let is_foreign = path.starts_with("_delta_log/") || self.is_unadopted(path);
-            if !is_data || is_foreign || live.contains_key(path) || lock(&self.pending).contains(path) {
+            if !is_data
+                || path.starts_with("_delta_log/")
+                || live.contains_key(path)
+                || lock(&self.pending).contains(path)
+            {
                 continue;
             }
             let since_ms = *lock(&self.dead).entry(path.to_owned()).or_insert(now_ms);
@@ -90,12 +93,5 @@ impl Table {
             lock(&self.dead).remove(path);
         }
         Ok(gone.len())
-    }
-
-    /// Whether a path belongs to a generation that this table has not taken over.
-    fn is_unadopted(&self, path: &str) -> bool {
-        let Some(folder) = path.split('/').next().filter(|folder| generation::is_folder(folder)) else { return false };
-        let ours = |known: &String| known.split('/').next() == Some(folder);
-        !self.snapshot().files.keys().any(ours) && !lock(&self.dead).keys().any(ours)
     }
 }

@@ -37,8 +37,13 @@ pub async fn rebuild(
     tell(Progress::Writing);
     let name = format!("{:x}", (settings.clock)());
     let generation = Arc::new(lake.generation(&name).await?);
-    write(&generation, &state, &settings, &meta).await?;
+    let written = write(&generation, &state, &settings, &meta).await;
     drop(state);
+    if let Err(error) = written {
+        // What is left of it is deleted with other files that nobody committed, if it cannot be now.
+        let _ = lake.drop_generation(&name).await;
+        return Err(error);
+    }
     tell(Progress::Switching);
     let marker = data_dir.join(MARKER);
     std::fs::write(&marker, &name)

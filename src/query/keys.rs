@@ -1,6 +1,7 @@
 //! Which rows of a file still hold: the filter over files with replaced rows.
 
 use crate::lake::TableName;
+use crate::lake::rows::write_message_key;
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
@@ -83,7 +84,8 @@ impl ScalarUDFImpl for Kept {
                 let mut key = Vec::new();
                 (0..tokens.len())
                     .map(|row| {
-                        message_key(accounts.value(row), users.value(row), tokens.value(row), &mut key);
+                        key.clear();
+                        write_message_key(accounts.value(row), users.value(row), tokens.value(row) as u64, &mut key);
                         Some(!self.replaced.contains(key.as_slice()))
                     })
                     .collect()
@@ -103,13 +105,4 @@ fn session_key(id: &str) -> Option<[u8; 16]> {
     let mut key = [0; 16];
     hex::decode_to_slice(id, &mut key).ok()?;
     Some(key)
-}
-
-fn message_key(account: &str, user: &str, token: i64, key: &mut Vec<u8>) {
-    key.clear();
-    key.extend_from_slice(account.as_bytes());
-    key.push(0);
-    key.extend_from_slice(user.as_bytes());
-    key.push(0);
-    key.extend_from_slice(&token.to_be_bytes());
 }

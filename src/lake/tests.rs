@@ -1,0 +1,194 @@
+//! Tables on a disk: what a commit, a merge, a checkpoint and a clean-up leave.
+
+use super::rows::{EventRow, EventRows, SessionRows};
+use super::*;
+use crate::event::{Disposition, Event, Record, read};
+use crate::session::row::{Kind, SessionRow, SessionState};
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use std::path::Path;
+
+fn log_id() -> LogId {
+    LogId("log-1".into())
+}
+
+async fn open(dir: &Path) -> Lake {
+    Lake::open(&dir.display().to_string(), &log_id(), 2).await.unwrap()
+}
+
+fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBatch {
+    let mut rows = EventRows::default();
+    for offset in offsets {
+        let data = if offset % 3 == 0 { vec![0xff, 0xfe] } else { format!("{{\"n\": {offset}}}").into_bytes() };
+        let event = Event {
+            id: format!("id-{offset}"),
+            source: "/accounts/bot".into(),
+            kind: "com.viber.callback.seen".into(),
+            subject: Some("user".into()),
+            time_us: Some(1_770_000_000_000_000 + offset as i64),
+            content_type: Some("application/json".into()),
+            data,
+            ..Event::default()
+        };
+        let record = Record { offset, appended_at_us: 1_780_000_000_000_000, event };
+        let reading = read(&record.event, record.appended_at_us);
+        rows.push(&EventRow { partition, record: &record, reading: &reading, disposition: Disposition::Fact });
+    }
+    rows.finish().unwrap()
+}
+
+async fn archive(lake: &Lake, partition: u32, from: u64, to: u64) -> Result<TableSnapshot, LakeError> {
+    let add = lake.write_events(vec![events(partition, from..to)]).await?;
+    let positions = BTreeMap::from([(partition, ((from > 0).then_some(from), to))]);
+    let watermarks = BTreeMap::from([(partition, i64::try_from(to).unwrap())]);
+    let change = Change { add, positions, watermarks, operation: "archive", ..Change::default() };
+    lake.table(TableName::Events).commit(change).await
+}
+
+async fn offsets(lake: &Lake, partition: u32) -> Vec<u64> {
+    let batches: Vec<RecordBatch> = lake.archive(partition).await.unwrap().try_collect().await.unwrap();
+    let mut offsets = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let (_, record, disposition) = rows::read_event(&batch, row).unwrap();
+            assert_eq!(disposition, Disposition::Fact);
+            assert_eq!(record.event.kind, "com.viber.callback.seen");
+            assert_eq!(record.event.data == [0xff, 0xfe], record.offset % 3 == 0, "data is kept byte for byte");
+            offsets.push(record.offset);
+        }
+    }
+    offsets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_merged_and_dead_ones_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = open(dir.path()).await;
+    for n in 0..20 {
+        archive(&lake, n % 2, u64::from(n / 2) * 5, u64::from(n / 2) * 5 + 5).await.unwrap();
+    }
+    let table = lake.table(TableName::Events);
+    assert_eq!(table.snapshot().files.len(), 20);
+    assert_eq!(lake.merge_events().await.unwrap(), 20);
+    let merged = table.snapshot();
+    assert_eq!((merged.files.len(), merged.positions.clone()), (1, BTreeMap::from([(0, 50), (1, 50)])));
+    for partition in 0..2 {
+        assert_eq!(offsets(&lake, partition).await, (0..50).collect::<Vec<_>>());
+    }
+    let pending = lake.write_events(vec![events(0, 50..51)]).await.unwrap();
+    let count = || walk(dir.path()).len();
+    assert_eq!(count(), 22);
+    assert_eq!(table.delete_dead(i64::MAX / 2, 1).await.unwrap(), 20, "all but the live and the pending one");
+    assert_eq!(count(), 2);
+    let change = Change { add: pending, operation: "archive", ..Change::default() };
+    table.commit(change).await.unwrap();
+    let again = open(dir.path()).await.table(TableName::Events).snapshot();
+    assert_eq!(again.files, table.snapshot().files);
+    assert_eq!((again.positions, again.watermarks), (merged.positions, merged.watermarks));
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else if path.extension().is_some_and(|extension| extension == "parquet")
+            && !path.to_string_lossy().contains("checkpoint")
+        {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_stands_for_the_commits_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = open(dir.path()).await;
+    for n in 0..101 {
+        archive(&lake, 0, n, n + 1).await.unwrap();
+    }
+    lake.table(TableName::Events).checkpoint().await.unwrap();
+    assert!(dir.path().join("events/_delta_log/_last_checkpoint").exists());
+    archive(&lake, 0, 101, 102).await.unwrap();
+    // The commits that the checkpoint stands for may go.
+    for version in 0..100 {
+        std::fs::remove_file(dir.path().join(format!("events/_delta_log/{version:020}.json"))).unwrap();
+    }
+    let again = open(dir.path()).await.table(TableName::Events).snapshot();
+    assert_eq!((again.files.len(), again.positions), (102, BTreeMap::from([(0, 102)])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_never_commit_one_partition_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (open(dir.path()).await, open(dir.path()).await);
+    archive(&one, 0, 0, 5).await.unwrap();
+    let late = archive(&two, 0, 0, 5).await.unwrap_err();
+    assert!(matches!(late, LakeError::Conflict { partition: 0, expected: None, found: Some(5), .. }), "{late}");
+    assert!(!late.is_transient());
+    let other = archive(&two, 1, 0, 3).await.unwrap();
+    assert_eq!(other.positions, BTreeMap::from([(0, 5), (1, 3)]), "another partition is nobody else's");
+    assert_eq!(offsets(&two, 0).await, (0..5).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_log_or_place_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).await);
+    let other = Lake::open(&dir.path().display().to_string(), &LogId("log-2".into()), 2).await.unwrap();
+    assert_eq!(other.table(TableName::Events).foreign_log().as_deref(), Some("log-1"));
+    let error = Lake::open("ftp://somewhere/", &log_id(), 2).await.err().unwrap();
+    assert!(error.to_string().contains("ftp://somewhere/"), "{error}");
+}
+
+fn session(n: u8, hour: i64) -> SessionRow {
+    SessionRow {
+        session_id: [n; 16],
+        country: None,
+        kind: Kind::Paid,
+        state: SessionState::Open,
+        opened_at_ms: hour * 3_600_000,
+        expires_at_ms: hour * 3_600_000 + 1,
+        closed: None,
+        opened_by_token: u64::MAX,
+        inbound: 0,
+        outbound: 1,
+        delivered: 0,
+        seen: 0,
+        failed: 0,
+        charged: 0,
+        overcharged: 0,
+        first_response_ms: None,
+        last_event_at_ms: 0,
+        policy: "counterbat".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_hours_become_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = open(dir.path()).await;
+    let table = lake.table(TableName::Sessions);
+    let mut add = Vec::new();
+    for hour in 480_000..480_036 {
+        let mut rows = SessionRows::default();
+        rows.push("bot", "user", &session((hour - 480_000) as u8, hour));
+        let span = Span { partition: 1, start_hour: hour, end_hour: hour + 1 };
+        add.push(table.write(Some(span), None, vec![rows.finish()]).await.unwrap());
+    }
+    table.commit(Change { add, operation: "test", ..Change::default() }).await.unwrap();
+    assert_eq!(lake.merge_days(&BTreeMap::from([(1, 480_030)])).await.unwrap(), 24);
+    let snapshot = table.snapshot();
+    assert_eq!(snapshot.files.len(), 13);
+    let index = bucket::index(&snapshot);
+    let day = index.covering(1, 480_007).unwrap();
+    assert_eq!((day.rows, day.span), (24, Some(Span { partition: 1, start_hour: 480_000, end_hour: 480_024 })));
+    assert!(index.covering(0, 480_007).is_none() && index.covering(1, 480_036).is_none());
+    let overlapping = index.overlapping(Span { partition: 1, start_hour: 480_020, end_hour: 480_026 });
+    assert_eq!(overlapping.count(), 3);
+    drop(index);
+    let again = open(dir.path()).await.table(TableName::Sessions).snapshot();
+    assert_eq!(again.files, snapshot.files, "spans are read back from the paths");
+}
