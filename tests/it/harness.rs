@@ -77,6 +77,10 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_counterbat"));
         command.arg("--config").arg(self.config()).args(args).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // What the one who runs the tests has set for a server of their own is not what is tested.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERBAT_")) {
+            command.env_remove(name);
+        }
         command
     }
 

@@ -1,6 +1,6 @@
 //! Imports and servers killed at random moments end with the tables of a run that nobody disturbed.
 //!
-//! `COUNTERBAT_LONG=1` takes a million events and 20 kills; `COUNTERBAT_EVENTS` and `COUNTERBAT_SEED` set their own.
+//! `TEST_LONG=1` takes a million events and 20 kills; `TEST_EVENTS` and `TEST_SEED` set their own.
 
 use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, Random, history, lines, tick_line};
 use super::harness::{Home, Tables, kill_after};
@@ -16,11 +16,11 @@ struct Size {
 
 fn size() -> Size {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let long = number("COUNTERBAT_LONG") == Some(1);
-    let events = number("COUNTERBAT_EVENTS").unwrap_or(if long { 1_000_000 } else { 60_000 }) as usize;
+    let long = number("TEST_LONG") == Some(1);
+    let events = number("TEST_EVENTS").unwrap_or(if long { 1_000_000 } else { 60_000 }) as usize;
     let kills = if long { 10 } else { 4 };
     // The moments of the kills are random anyway; the seed is printed so that the history can be made again.
-    let seed = number("COUNTERBAT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}, {events} events");
     Size { events, import_kills: kills, serve_kills: kills, seed }
 }

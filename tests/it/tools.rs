@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Where `.ci/tools` puts what it fetches: `$COUNTERBAT_TOOLS`, else `~/.cache/counterbat/tools`.
+/// Where `.ci/tools` puts what it fetches: `$TEST_TOOLS`, else `~/.cache/counterbat/tools`.
 fn cache() -> PathBuf {
-    let set = std::env::var_os("COUNTERBAT_TOOLS").map(PathBuf::from);
+    let set = std::env::var_os("TEST_TOOLS").map(PathBuf::from);
     set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/counterbat/tools"))
 }
 
@@ -15,7 +15,7 @@ fn tool(name: &str) -> PathBuf {
     static FETCHED: OnceLock<Result<(), String>> = OnceLock::new();
     let fetched = FETCHED.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/tools");
-        let output = Command::new("bash").arg(script).env("COUNTERBAT_TOOLS", cache()).output();
+        let output = Command::new("bash").arg(script).env("TEST_TOOLS", cache()).output();
         match output {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => Err(super::harness::text(&output.stderr)),
