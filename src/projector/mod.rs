@@ -24,13 +24,15 @@ use crate::session::{PolicyChain, Terms};
 use crate::state::{Meta, PartitionMark, State, StateError};
 use buckets::Buckets;
 use commit::{Command, Committer, Frozen, Request};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use live::Live;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use worker::{Source, Worker};
 
 /// Most records folded at once.
@@ -261,7 +263,7 @@ async fn drive(
     archived: &BTreeMap<u32, u64>,
 ) -> Result<(), ProjectorError> {
     let flush_wanted = Arc::new(Notify::new());
-    let mut tasks = JoinSet::new();
+    let mut tasks = FuturesUnordered::new();
     let mut workers = Vec::new();
     for (partition, mark) in (0u32..).zip(meta.partitions) {
         let worker = Worker::new(partition, parts.settings.clone(), state.clone(), mark);
@@ -278,7 +280,7 @@ async fn drive(
             flush_wanted: flush_wanted.clone(),
             source: Source::Log { archive_from },
         };
-        tasks.spawn(fold.run(parts.stop.clone()));
+        tasks.push(on_own_thread(partition, fold.run(parts.stop.clone()))?);
     }
     let buckets = Buckets::new(&parts.settings);
     let committer = Committer {
@@ -290,15 +292,31 @@ async fn drive(
         flush_wanted,
         buckets,
     };
-    tokio::select! {
+    let result = tokio::select! {
         result = committer.run(inbox, parts.stop.clone()) => result,
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(Err(error)) => Err(error),
-            // A task ends well only when the committer is gone, and a panic is a bug whose text is in the log already.
-            Ok(Ok(())) => Err(ProjectorError::Stopped),
-            Err(error) => Err(ProjectorError::Halted(error.to_string())),
-        },
-    }
+        // A thread ends well only when the committer is gone; one that panics is a bug whose text is on stderr already.
+        Some(ended) = tasks.next() => ended.unwrap_or_else(|_| Err(ProjectorError::Halted("a fold has panicked".into()))),
+    };
+    // The committer is gone, so the threads end; the next run needs the state for itself.
+    while tasks.next().await.is_some() {}
+    result
+}
+
+/// Runs a fold on a thread of its own: what it allocates is freed where it was made, and nothing else waits for it.
+fn on_own_thread(
+    partition: u32,
+    fold: impl Future<Output = Result<(), ProjectorError>> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<(), ProjectorError>>, ProjectorError> {
+    let failed =
+        |error: std::io::Error| ProjectorError::Halted(format!("no thread for partition {partition}: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (ended, wait) = oneshot::channel();
+    let run = move || {
+        // Who started it may be gone by then.
+        let _ = ended.send(runtime.block_on(fold));
+    };
+    std::thread::Builder::new().name(format!("fold-{partition}")).spawn(run).map_err(failed)?;
+    Ok(wait)
 }
 
 /// The task that folds one partition.
@@ -370,7 +388,7 @@ impl Folding {
             }
             return Ok(true);
         }
-        let mut delta = tokio::task::block_in_place(|| self.worker.fold(&records, None, self.source))?;
+        let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.live.publish(delta, end);
         Ok(false)

@@ -94,6 +94,7 @@ impl State {
     pub fn open(dir: &Path, memory_bytes: u64) -> Result<Self, StateError> {
         let damaged = |error: fjall::Error| match error {
             fjall::Error::Io(error) => io_error(dir, &error.to_string()),
+            fjall::Error::Locked => io_error(dir, "it is still open elsewhere"),
             error => StateError::Damaged { path: dir.display().to_string(), reason: error.to_string() },
         };
         let buffers = (memory_bytes / 2).max(16 << 20);
