@@ -60,17 +60,17 @@ impl Committer {
         let mut last = Instant::now();
         let wanted = self.flush_wanted.clone();
         loop {
-            let mut request = None;
+            let (mut request, mut pressed) = (None, false);
             let mut stopping = *stop.borrow();
             if !stopping {
                 tokio::select! {
                     () = tokio::time::sleep(self.settings.commit_every) => {}
-                    () = wanted.notified() => {}
+                    () = wanted.notified() => pressed = true,
                     wish = requests.recv() => request = wish,
                     _ = stop.wait_for(|stop| *stop) => stopping = true,
                 }
             }
-            let forced = stopping || request.is_some();
+            let forced = stopping || pressed || request.is_some();
             if self.flush(forced || last.elapsed() >= IDLE_COMMIT).await? {
                 last = Instant::now();
             }

@@ -340,7 +340,8 @@ impl Folding {
             if full {
                 self.flush_wanted.notify_one();
             }
-            let resting = *stop.borrow() || (full && self.worker.is_frozen());
+            // Memory is bounded: nothing is folded until the committer has taken what is there.
+            let resting = *stop.borrow() || full;
             let idle = resting || self.step().await?;
             let command = if idle {
                 tokio::select! {

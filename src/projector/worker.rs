@@ -74,11 +74,6 @@ impl Worker {
         self.bytes
     }
 
-    /// Whether a frozen layer is being written.
-    pub fn is_frozen(&self) -> bool {
-        self.frozen.is_some()
-    }
-
     /// Hands over what changed, to be written; it stays readable until [`Worker::thaw`].
     pub fn freeze(&mut self) -> (PartitionMark, Arc<Layer>) {
         let layer = Arc::new(std::mem::take(&mut self.active));
