@@ -183,7 +183,14 @@ async fn supervise(
         let stopped = !error.is_transient();
         let text = error.to_string();
         tracing::error!(error = %text, retry = !stopped, "the projector has stopped");
-        live.update(|status| (status.error, status.stopped) = (Some(text), stopped));
+        if stopped {
+            live.update(|status| (status.error, status.stopped) = (Some(text), true));
+        } else {
+            // The next run opens the state anew, which it can only once nobody has it. Until then nothing counts as
+            // folded, so queries wait rather than see tables without their overlay.
+            let partitions = vec![PartitionStatus::default(); parts.settings.partitions as usize];
+            live.reset(None, tables(&parts.lake), Status { partitions, error: Some(text), ..Status::default() });
+        }
         let wait = async { if stopped { std::future::pending().await } else { tokio::time::sleep(pause).await } };
         tokio::select! {
             () = wait => {}
