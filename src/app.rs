@@ -12,6 +12,8 @@ pub use serve::serve;
 
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
 use crate::gateway::accounts::AccountsError;
+use crate::gateway::bots::BotsError;
+use crate::gateway::registrations::RegistrationError;
 use crate::gateway::upstream::UpstreamError;
 use crate::lake::{Lake, LakeError};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
@@ -45,6 +47,10 @@ pub enum AppError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
+    Bots(#[from] BotsError),
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
+    #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
     Lake(#[from] LakeError),
@@ -67,7 +73,7 @@ impl AppError {
 }
 
 /// The wall clock.
-fn wall_clock() -> Clock {
+pub fn wall_clock() -> Clock {
     Arc::new(|| chrono::Utc::now().timestamp_micros())
 }
 
@@ -106,9 +112,8 @@ struct Base {
 
 impl Base {
     /// Takes the data directory and opens the log.
-    async fn open(config: &Config) -> Result<Self, AppError> {
+    async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
         let dir = DataDir::take(&config.data_dir)?;
-        let clock = wall_clock();
         let LogKind::Embedded = config.log.kind;
         let options = Options {
             partitions: config.log.partitions,

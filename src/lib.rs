@@ -16,13 +16,13 @@
 //! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log | `event` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
-//! | [`gateway`] | Viber's callbacks and calls: verify, append, relay | `event`, `log`, `metrics` |
+//! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics` |
 //! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
-//! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `metrics` |
+//! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `gateway`, `metrics` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!

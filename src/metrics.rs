@@ -11,8 +11,8 @@ pub use tally::Tally;
 use crate::session::row::{Kind, Verdict};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use std::collections::HashSet;
 use std::sync::RwLock;
@@ -107,6 +107,11 @@ pub struct Metrics {
     lag_seconds: GaugeVec,
     clock_offset: Gauge,
     http: HistogramVec,
+    relays: IntCounterVec,
+    relay: Histogram,
+    upstream_failures: IntCounterVec,
+    unrecorded: IntGauge,
+    webhook_elsewhere: IntGaugeVec,
     append: Histogram,
     upstream: Histogram,
     commit: HistogramVec,
@@ -167,6 +172,33 @@ impl Metrics {
                 "Time from a request's headers to its answer",
                 &["route", "method", "code"],
             ),
+            relays: counters(
+                r,
+                "relays_total",
+                "Callbacks handed on to the bots' webhooks, by what came of it",
+                &["account", "outcome"],
+            ),
+            relay: histogram(r, "relay_seconds", "Time of a callback's relay to the bot"),
+            upstream_failures: counters(
+                r,
+                "upstream_failures_total",
+                "Calls that Viber did not answer, by how they failed",
+                &["reason"],
+            ),
+            unrecorded: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "unrecorded_events",
+                    "Events of carried-out calls that wait for the log to be writable again",
+                )),
+            ),
+            webhook_elsewhere: register(
+                r,
+                IntGaugeVec::new(
+                    opts("webhook_elsewhere", "1 where Viber sends an account's callbacks past this gateway"),
+                    &["account"],
+                ),
+            ),
             append: histogram(r, "append_seconds", "Time of a durable append to the log, as the gateway saw it"),
             upstream: histogram(r, "upstream_seconds", "Time of a call to Viber"),
             commit: histograms(r, "commit_seconds", "Time of a commit to a table", &["table"]),
@@ -187,6 +219,9 @@ impl Metrics {
         }
         for reason in Rejection::ALL {
             self.rejected.with_label_values(&[reason.as_str()]);
+        }
+        for reason in ["not_sent", "timed_out", "broken"] {
+            self.upstream_failures.with_label_values(&[reason]);
         }
         for kind in ["session", "message", "verdict"] {
             self.corrections.with_label_values(&[kind]);
@@ -252,6 +287,30 @@ impl Metrics {
     /// Viber answered, or did not.
     pub fn upstream_took(&self, took: Duration) {
         self.upstream.observe(took.as_secs_f64());
+    }
+
+    /// A call had no answer.
+    pub fn upstream_failed(&self, reason: &str) {
+        self.upstream_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// A callback was handed on to its bot, or could not be.
+    pub fn callback_relayed(&self, account: &str, outcome: &str, took: Duration) {
+        self.relays.with_label_values(&[self.account(account).unwrap_or(OTHER), outcome]).inc();
+        self.relay.observe(took.as_secs_f64());
+    }
+
+    /// How many events of carried-out calls wait for the log.
+    pub fn unrecorded(&self, events: u64) {
+        self.unrecorded.set(i64::try_from(events).unwrap_or(i64::MAX));
+    }
+
+    /// Whether Viber sends an account's callbacks past this gateway. Accounts without series of their own are left out:
+    /// one value cannot stand for many.
+    pub fn webhook_elsewhere(&self, account: &str, is_elsewhere: bool) {
+        if let Some(account) = self.account(account) {
+            self.webhook_elsewhere.with_label_values(&[account]).set(i64::from(is_elsewhere));
+        }
     }
 
     /// How far a callback's timestamp was ahead of the local clock (negative: behind).

@@ -1,8 +1,10 @@
 //! How a command gets at the data: the directory itself, or the server that holds it.
 
-use super::{AppError, Base, Clock, Running, log_ends};
+use super::serve::open_gateway;
+use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
 use crate::config::Config;
 use crate::event::read;
+use crate::gateway::Gateway;
 use crate::log::{EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
@@ -38,7 +40,7 @@ pub enum Access {
 
 /// Takes the data directory, or finds the server that has it. [`LogError::InUse`] when another command has it.
 pub async fn access(config: &Config) -> Result<Access, AppError> {
-    match Base::open(config).await {
+    match Base::open(config, wall_clock()).await {
         Ok(base) => Ok(Access::Offline(Box::new(Offline { base, running: Mutex::new(None) }))),
         Err(AppError::Log(LogError::InUse { path })) => match read_server_info(&config.data_dir) {
             Some(server) => Ok(Access::Server(server)),
@@ -83,6 +85,11 @@ impl Offline {
         }
         let started = self.base.start_projector().await?;
         Ok(running.insert(started).handle.clone())
+    }
+
+    /// The gateway's parts, without its listener: for sending to the bots.
+    pub fn gateway(&self) -> Result<Gateway, AppError> {
+        open_gateway(&self.base, &format!("http://{}", self.base.config.gateway.listen))
     }
 
     /// SQL over everything the log has; starts the projector.

@@ -1,11 +1,13 @@
 //! `serve`: both listeners over one log and one projector, until told to stop.
 
 use super::access::{ServerInfo, remove_server_info, write_server_info};
-use super::{AppError, Base, ended};
+use super::{AppError, Base, Clock, ended};
 use crate::config::Config;
 use crate::console::{self, health::Health, transfer::Transfer};
 use crate::event::{Event, TICK_TYPE};
 use crate::gateway::accounts::Accounts;
+use crate::gateway::bots::Bots;
+use crate::gateway::registrations::Registrations;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::{self, Gateway};
 use crate::log::EventLog;
@@ -21,36 +23,41 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-/// Requests under way get so long to end.
-const DRAIN: Duration = Duration::from_secs(10);
+/// Requests under way get so long to end, beside the time their answer from outside may take.
+const DRAIN: Duration = Duration::from_secs(5);
 /// How often the log is looked at for what retention may remove.
 const RETAIN_EVERY: Duration = Duration::from_secs(300);
 /// Where ticks come from.
 const TICK_SOURCE: &str = "/counterbat";
 
 /// Serves until `stop`, then ends in order: no new requests, those under way answered, everything committed. `ready` is
-/// told the addresses once all parts work.
+/// told the addresses once all parts work. All parts go by `clock`.
 pub async fn serve(
     config: &Config,
+    clock: Clock,
     gateway_listener: TcpListener,
     console_listener: TcpListener,
     stop: impl Future<Output = ()> + Send,
     ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), AppError> {
-    let base = Base::open(config).await?;
-    let gateway = open_gateway(&base)?;
-    let mut running = base.start_projector().await?;
-    let console = open_console(&base, &running.handle)?;
-
-    let (halt, halted) = watch::channel(false);
+    let base = Base::open(config, clock).await?;
     let server = ServerInfo {
         console: address(&console_listener)?,
         gateway: address(&gateway_listener)?,
         pid: std::process::id(),
     };
+    let gateway = open_gateway(&base, &server.gateway)?;
+    let mut running = base.start_projector().await?;
+    let console = open_console(&base, &running.handle, &gateway)?;
+
+    let (halt, halted) = watch::channel(false);
     let mut listeners =
         [listen(gateway_listener, gateway.router(), halted.clone()), listen(console_listener, console, halted.clone())];
-    let chores = [tick(&base, halted.clone()), retain(&base, running.handle.clone(), halted)];
+    let chores = [
+        tick(&base, halted.clone()),
+        retain(&base, running.handle.clone(), halted),
+        watch_webhooks(&base, gateway.clone()),
+    ];
     write_server_info(&base.dir.path, &server)?;
     ready(&server);
     tracing::info!(gateway = server.gateway, console = server.console, log = %base.log.id(), "serving");
@@ -70,11 +77,13 @@ pub async fn serve(
             let _ = listener.await;
         }
     };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+    // A call may wait for Viber that long, and must be recorded when it answers.
+    let patience = DRAIN + config.upstream.timeout.0.max(config.relay.timeout.0);
+    if tokio::time::timeout(patience, drained).await.is_err() {
         tracing::warn!("requests still under way are cut off");
         listeners.iter().for_each(JoinHandle::abort);
     }
-    if !gateway.drain(DRAIN).await {
+    if !gateway.drain(patience).await {
         tracing::error!("relayed calls could not be recorded before the end");
     }
     chores.iter().for_each(JoinHandle::abort);
@@ -90,9 +99,11 @@ fn failed(what: &'static str, reason: &str) -> AppError {
     AppError::Failed { what, reason: reason.to_owned() }
 }
 
-fn open_gateway(base: &Base) -> Result<Gateway, AppError> {
+/// Puts the gateway together. `own_url` is where it listens.
+pub(super) fn open_gateway(base: &Base, own_url: &str) -> Result<Gateway, AppError> {
+    let config = &base.config;
     let mut accounts = Vec::new();
-    for account in &base.config.accounts {
+    for account in &config.accounts {
         accounts.push((account.name.clone(), account.read_token()?.reveal().to_owned()));
     }
     if accounts.is_empty() {
@@ -101,13 +112,19 @@ fn open_gateway(base: &Base) -> Result<Gateway, AppError> {
     Ok(Gateway::new(gateway::Parts {
         log: base.log.clone(),
         accounts: Accounts::new(accounts)?,
-        upstream: Upstream::new(&base.config.upstream.url, base.config.upstream.timeout.0)?,
+        upstream: Upstream::new(&config.upstream.url, config.upstream.timeout.0)?,
+        bots: Bots::new(config.relay.timeout.0, config.relay.allow_private)?,
+        registrations: Registrations::open(&base.dir.path.join("webhooks"))?,
+        public_url: match &config.public_url {
+            Some(url) => url.clone(),
+            None => own_url.parse().map_err(|_| failed("a listener", "its address is no URL"))?,
+        },
         metrics: base.metrics.clone(),
         now: base.clock.clone(),
     }))
 }
 
-fn open_console(base: &Base, projector: &ProjectorHandle) -> Result<Router, AppError> {
+fn open_console(base: &Base, projector: &ProjectorHandle, gateway: &Gateway) -> Result<Router, AppError> {
     let engine = Arc::new(base.engine(projector)?);
     let transfer = Transfer {
         log: base.log.clone(),
@@ -115,7 +132,7 @@ fn open_console(base: &Base, projector: &ProjectorHandle) -> Result<Router, AppE
         allowed_lateness_ms: base.config.fold.allowed_lateness.as_ms(),
         clock: base.clock.clone(),
     };
-    let health = Health { log: base.log.clone(), projector: projector.clone() };
+    let health = Health { log: base.log.clone(), projector: projector.clone(), gateway: gateway.clone() };
     Ok(console::router(engine, transfer, health, base.metrics.clone()))
 }
 
@@ -136,6 +153,16 @@ fn listen(listener: TcpListener, router: Router, mut halted: watch::Receiver<boo
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "a listener ended");
+        }
+    })
+}
+
+/// Looks now and then where Viber sends the callbacks.
+fn watch_webhooks(base: &Base, gateway: Gateway) -> JoinHandle<()> {
+    let every = base.config.gateway.watch_every.0;
+    tokio::spawn(async move {
+        if !every.is_zero() {
+            gateway::watch(gateway, every).await;
         }
     })
 }

@@ -37,7 +37,7 @@ pub struct ExportArgs {
     pub file: PathBuf,
 }
 
-fn parse_time(text: &str) -> Result<i64, String> {
+pub(super) fn parse_time(text: &str) -> Result<i64, String> {
     // A date alone is its first moment.
     let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
     parse_rfc3339_us(&whole).ok_or_else(|| "expected a time like 2026-03-01T00:00:00Z or a date".to_owned())

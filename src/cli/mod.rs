@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod progress;
 mod rebuild;
+mod redeliver;
 mod serve;
 mod server;
 mod sql;
@@ -39,6 +40,7 @@ enum Command {
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
+    Redeliver(redeliver::RedeliverArgs),
     Config(config::ConfigArgs),
 }
 
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Import(args) => import::run(args, config).await,
             Command::Export(args) => export::run(args, config).await,
             Command::Rebuild(args) => rebuild::run(args, config).await,
+            Command::Redeliver(args) => redeliver::run(args, config).await,
             Command::Config(args) => config::run(args, &config),
         }
     })

@@ -27,7 +27,7 @@ pub async fn run(_args: ServeArgs, config: Config) -> Result<()> {
             _ = interrupted.recv() => {}
         }
     };
-    app::serve(&config, gateway, console, stop, |server| {
+    app::serve(&config, app::wall_clock(), gateway, console, stop, |server| {
         let mut out = std::io::stdout().lock();
         // Whoever started it may not care to read.
         let _ = writeln!(out, "gateway {}\nconsole {}", server.gateway, server.console).and_then(|()| out.flush());

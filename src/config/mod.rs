@@ -26,9 +26,13 @@ pub const DEFAULT_TOML: &str = include_str!("default.toml");
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub data_dir: PathBuf,
+    /// Where Viber reaches the gateway; by default at its own address.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_http_url")]
+    pub public_url: Option<Url>,
     pub gateway: Gateway,
     pub console: Console,
     pub upstream: Upstream,
+    pub relay: Relay,
     pub log: Log,
     pub lake: Lake,
     pub fold: Fold,
@@ -43,6 +47,8 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Gateway {
     pub listen: SocketAddr,
+    /// 0 is off.
+    pub watch_every: Span,
 }
 
 /// `[console]`
@@ -61,6 +67,15 @@ pub struct Upstream {
     pub url: Url,
     #[serde(deserialize_with = "positive")]
     pub timeout: Span,
+}
+
+/// `[relay]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Relay {
+    #[serde(deserialize_with = "positive")]
+    pub timeout: Span,
+    pub allow_private: bool,
 }
 
 /// `[log]`
@@ -139,9 +154,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "counterbat-data".into(),
+            public_url: None,
             gateway: Gateway::default(),
             console: Console::default(),
             upstream: Upstream::default(),
+            relay: Relay::default(),
             log: Log::default(),
             lake: Lake::default(),
             fold: Fold::default(),
@@ -154,7 +171,7 @@ impl Default for Config {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), watch_every: Span::seconds(600) }
     }
 }
 
@@ -169,6 +186,12 @@ impl Default for Upstream {
         // A literal that is a URL.
         let url = Url::parse("https://chatapi.viber.com").expect("a URL");
         Self { url, timeout: Span::seconds(30) }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { timeout: Span::seconds(4), allow_private: false }
     }
 }
 
@@ -268,6 +291,10 @@ fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error>
         return Err(D::Error::custom(format!("`{text}` is no http or https URL without a query")));
     }
     Ok(url)
+}
+
+fn some_http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    http_url(deserializer).map(Some)
 }
 
 fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {

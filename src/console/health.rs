@@ -1,5 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`: for whatever watches the process.
 
+use crate::gateway::Gateway;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::projector::ProjectorHandle;
@@ -19,6 +20,7 @@ const MAX_LAG: u64 = 100_000;
 pub struct Health {
     pub log: Arc<dyn EventLog>,
     pub projector: ProjectorHandle,
+    pub gateway: Gateway,
 }
 
 /// The routes, with their state.
@@ -34,6 +36,10 @@ impl Health {
         let mut complaints = Vec::new();
         if let Err(error) = self.log.check_writable().await {
             complaints.push(error.to_string());
+        }
+        match self.gateway.unrecorded() {
+            0 => {}
+            n => complaints.push(format!("{n} events of calls that Viber took wait for the log to be writable")),
         }
         let status = self.projector.status();
         if let Some(error) = status.error {

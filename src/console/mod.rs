@@ -1,10 +1,11 @@
-//! The second listener: SQL over HTTP, import and export, `/metrics`, health.
+//! The second listener: SQL over HTTP, import and export, redelivery, `/metrics`, health.
 //!
 //! It asks for no password, so it listens on this machine only, and it refuses what a web page of somebody else makes a
 //! browser send.
 
 pub mod health;
 pub mod problem;
+pub mod redeliver;
 pub mod sql;
 pub mod transfer;
 
@@ -23,8 +24,10 @@ use transfer::Transfer;
 
 /// All routes of the listener.
 pub fn router(engine: Arc<Engine>, transfer: Transfer, health: Health, metrics: Arc<Metrics>) -> Router {
+    let redelivery = redeliver::Parts { engine: engine.clone(), gateway: health.gateway.clone() };
     Router::new()
         .merge(sql::router(engine))
+        .merge(redeliver::router(redelivery))
         .merge(transfer::router(transfer))
         .merge(health::router(health, metrics.clone()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"))

@@ -26,6 +26,11 @@ pub struct Account {
 }
 
 impl Account {
+    /// For calls of the gateway's own.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Its callback counters, made with its first callback.
     pub fn callbacks(&self, metrics: &Metrics) -> &Callbacks {
         self.callbacks.get_or_init(|| metrics.callbacks(&self.name))

@@ -2,19 +2,17 @@
 
 use super::accounts::Account;
 use super::record::Call;
-use super::upstream::{Answer, Relayed};
-use super::{BodyError, Gateway, read_body};
+use super::upstream::{Answer, Failure, Relayed};
+use super::{BodyError, Gateway, TOKEN, read_body, set_webhook};
 use crate::event::payload::{Request as Payload, Scalar};
 use crate::metrics::Rejection;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Where a bot puts its token.
-const TOKEN: &str = "x-viber-auth-token";
 const ROUTE: &str = "/pa/{method}";
 /// Viber's codes.
 const INVALID_AUTH_TOKEN: (u16, &str) = (2, "invalidAuthToken");
@@ -57,39 +55,63 @@ async fn carry_out(gateway: &Gateway, name: String, request: Request) -> Respons
         return refusal(GENERAL, "counterbat cannot record the call now, so it was not sent: try again");
     }
     // From here on it runs to its end, whether or not the caller waits.
-    let (gateway, query) = (gateway.clone(), parts.uri.query().map(str::to_owned));
+    let query = parts.uri.query().map(str::to_owned);
+    let call = Incoming { http_method: parts.method, name, query, headers: parts.headers, body };
+    let gateway = gateway.clone();
     let tasks = gateway.recorder.tasks.clone();
-    let done = tasks.spawn(async move {
-        let relayed = gateway.upstream.relay(parts.method, &name, query.as_deref(), &parts.headers, body.clone()).await;
-        finish(&gateway, account, name, body, relayed).await
-    });
+    let done = tasks.spawn(async move { perform(&gateway, account, call).await });
     done.await.unwrap_or_else(|_| {
         // The task ended without an answer: a panic, whose text is in the log.
         refusal(GENERAL, "counterbat failed: the call may have been sent")
     })
 }
 
-async fn finish(
+/// A call as the bot sent it.
+pub(super) struct Incoming {
+    pub http_method: Method,
+    pub name: String,
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+async fn perform(gateway: &Gateway, account: Arc<Account>, call: Incoming) -> Response {
+    if call.name == "set_webhook" {
+        return set_webhook::set(gateway, account, call).await;
+    }
+    let (shows_webhook, body) = (call.name == "get_account_info", call.body.clone());
+    let mut answer = relay_and_record(gateway, &account, call, body).await;
+    if let (true, Ok(answer)) = (shows_webhook, &mut answer) {
+        set_webhook::show_own(gateway, &account, answer);
+    }
+    respond(answer)
+}
+
+/// Relays a call with this body, and records it as the bot sent it, with Viber's answer.
+pub(super) async fn relay_and_record(
     gateway: &Gateway,
-    account: Arc<Account>,
-    method: String,
-    request: Bytes,
-    relayed: Relayed,
-) -> Response {
-    gateway.metrics.upstream_took(relayed.took);
-    let answer = match &relayed.answer {
-        Ok(answer) => Some((answer.status.as_u16(), answer.body.to_vec())),
-        Err(_) => None,
-    };
-    let call = Call { account, method, request: request.into(), answer };
-    gateway.metrics.call_relayed(&call.account.name, &call.method, call.status());
+    account: &Arc<Account>,
+    call: Incoming,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let Incoming { http_method, name, query, headers, body: request } = call;
+    let Relayed { answer, took } = gateway.upstream.relay(http_method, &name, query.as_deref(), &headers, body).await;
+    gateway.metrics.upstream_took(took);
+    let kept = answer.as_ref().ok().map(|answer| (answer.status.as_u16(), answer.body.to_vec()));
+    let call = Call { account: account.clone(), method: name, request: request.into(), answer: kept };
+    gateway.metrics.call_relayed(&account.name, &call.method, call.status());
     gateway.recorder.append_surely(call.events(&gateway.clock)).await;
-    match relayed.answer {
+    answer.inspect_err(|failure| {
+        gateway.metrics.upstream_failed(failure.as_str());
+        tracing::warn!(account = account.name, method = call.method, %failure, "Viber did not answer");
+    })
+}
+
+/// Viber's answer for the bot, or what stands in for one.
+pub(super) fn respond(answer: Result<Answer, Failure>) -> Response {
+    match answer {
         Ok(Answer { status, headers, body }) => (status, headers, Body::from(body)).into_response(),
-        Err(failure) => {
-            tracing::warn!(account = call.account.name, method = call.method, %failure, "Viber did not answer");
-            refusal(GENERAL, &failure.to_string())
-        }
+        Err(failure) => refusal(GENERAL, &failure.to_string()),
     }
 }
 
@@ -113,7 +135,7 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, body: &[u8]) -> Option<Arc<Acc
 }
 
 /// An error as Viber tells one: HTTP 200 and a status.
-fn refusal(status: u16, message: &str) -> Response {
+pub(super) fn refusal(status: u16, message: &str) -> Response {
     let body = serde_json::json!({ "status": status, "status_message": message }).to_string();
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

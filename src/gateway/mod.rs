@@ -1,14 +1,26 @@
 //! The public listener: Viber's callbacks and the bots' calls, each in the log before it is answered (spec §7.1).
 //!
-//! [`webhooks`] verifies and appends callbacks, [`calls`] relays calls and [`record`] says what is kept of them.
+//! [`webhooks`] verifies and appends callbacks and hands them on to the [`bots`]; [`calls`] relays calls to Viber
+//! ([`upstream`]), [`set_webhook`] among them with the gateway's own address in place of the bot's, which
+//! [`registrations`] keeps; [`record`] says what is kept of a call.
 
 pub mod accounts;
+mod addresses;
+pub mod bots;
 mod calls;
 mod clock;
+mod json;
 mod record;
+mod redeliver;
+pub mod registrations;
+mod set_webhook;
 mod signature;
 pub mod upstream;
+mod watch;
 mod webhooks;
+
+pub use redeliver::RedeliverError;
+pub use watch::watch;
 
 use crate::log::EventLog;
 use crate::metrics::Metrics;
@@ -18,16 +30,23 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use axum::routing::{get, post};
+use bots::Bots;
 use clock::{Clock, Now};
 use futures::StreamExt;
 use record::Recorder;
+use registrations::Registrations;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use upstream::Upstream;
+use url::Url;
 
 /// Longer bodies are refused. Viber's own limit for requests is 30 KB.
 const MAX_BODY: usize = 1 << 20;
+/// Where a bot puts its token.
+const TOKEN: &str = "x-viber-auth-token";
+/// Where Viber puts the signature of a callback.
+const SIGNATURE: &str = "x-viber-content-signature";
 /// A body must arrive within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,6 +55,10 @@ pub struct Parts {
     pub log: Arc<dyn EventLog>,
     pub accounts: Accounts,
     pub upstream: Upstream,
+    pub bots: Bots,
+    pub registrations: Registrations,
+    /// Where Viber reaches this gateway.
+    pub public_url: Url,
     pub metrics: Arc<Metrics>,
     /// µs since the epoch, UTC.
     pub now: Now,
@@ -50,6 +73,10 @@ pub struct Inner {
     recorder: Recorder,
     accounts: Accounts,
     upstream: Upstream,
+    bots: Bots,
+    registrations: Arc<Registrations>,
+    /// Without a slash at its end.
+    public_url: String,
     metrics: Arc<Metrics>,
     clock: Clock,
     /// Of callbacks that were taken.
@@ -71,6 +98,9 @@ impl Gateway {
             recorder: Recorder::new(parts.log, parts.metrics.clone()),
             accounts: parts.accounts,
             upstream: parts.upstream,
+            bots: parts.bots,
+            registrations: Arc::new(parts.registrations),
+            public_url: parts.public_url.as_str().trim_end_matches('/').to_owned(),
             webhook_ok: parts.metrics.http_timer(webhooks::ROUTE, "POST", 200),
             metrics: parts.metrics,
             clock: Clock::new(parts.now),
@@ -85,6 +115,16 @@ impl Gateway {
             .route("/pa/{method}", call())
             .route("//pa/{method}", call())
             .with_state(self.clone())
+    }
+
+    /// Where Viber is told to send an account's callbacks.
+    fn own_url(&self, account: &str) -> String {
+        format!("{}/webhooks/{account}", self.public_url)
+    }
+
+    /// How many events of carried-out calls wait for the log to be writable again.
+    pub fn unrecorded(&self) -> u64 {
+        self.recorder.unrecorded()
     }
 
     /// Waits until every relayed call is recorded, for `patience` at most; says whether all were.

@@ -2,6 +2,7 @@
 
 use super::accounts::Account;
 use super::clock::Clock;
+use super::json::{embedded, without};
 use crate::event::identity::event_id;
 use crate::event::payload::{Request, Response};
 use crate::event::{CALL_PREFIX, Event};
@@ -11,7 +12,7 @@ use crate::metrics::Metrics;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,8 @@ use uuid::Uuid;
 
 /// Viber takes no more receivers in one broadcast; a refused request that names more is recorded as it is.
 const MAX_RECEIVERS: usize = 300;
+/// The method of a welcome message, which is no call.
+const WELCOME: &str = "welcome_message";
 /// For so long after an append or a probe the log counts as writable.
 const WRITABLE_FOR: Duration = Duration::from_secs(1);
 
@@ -139,79 +142,24 @@ impl Call {
     }
 }
 
-/// A body as JSON: itself where it is JSON, `null` where it is empty, else a string of it.
-fn embedded(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    match (&text, serde_json::from_str::<&RawValue>(&text)) {
-        (Cow::Borrowed(_), Ok(raw)) => raw.get().to_owned(),
-        _ => Value::from(text).to_string(),
+/// The welcome message a bot returned to `conversation_started`, where its answer is one: a message without a receiver
+/// (Viber doc, spec §2).
+pub fn welcome(account: &Account, user: Option<String>, answer: &[u8], clock: &Clock) -> Option<Event> {
+    let object: serde_json::Map<String, Value> = serde_json::from_slice(answer).ok()?;
+    if !object.contains_key("type") && !object.contains_key("keyboard") {
+        return None;
     }
-}
-
-/// A request as JSON with these members left out; every other byte of it stays.
-fn without(body: &[u8], names: &[&str]) -> String {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return "null".to_owned();
-    }
-    let whole = embedded(body);
-    let Some(members) = members(&whole) else { return whole };
-    let mut out = String::with_capacity(whole.len());
-    let mut end = None;
-    for (n, member) in members.iter().enumerate() {
-        if n == 0 {
-            out.push_str(&whole[..member.start]);
-        }
-        if names.contains(&member.name.as_ref()) {
-            continue;
-        }
-        if end.is_some() {
-            // What stood before it, comma and white space, unless it is the first that stays.
-            out.push_str(&whole[members[n - 1].end..member.start]);
-        }
-        out.push_str(&whole[member.start..member.end]);
-        end = Some(member.end);
-    }
-    out.push_str(&whole[members.last().map_or(0, |last| last.end)..]);
-    out
-}
-
-struct Member {
-    name: String,
-    start: usize,
-    end: usize,
-}
-
-/// Where the members of an object lie in its text.
-fn members(text: &str) -> Option<Vec<Member>> {
-    struct Places<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-    impl<'de: 'a, 'a> Deserialize<'de> for Places<'a> {
-        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Read;
-            impl<'de> serde::de::Visitor<'de> for Read {
-                type Value = Places<'de>;
-                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                    f.write_str("an object")
-                }
-                fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                    let mut places = Vec::new();
-                    while let Some(place) = map.next_entry()? {
-                        places.push(place);
-                    }
-                    Ok(Places(places))
-                }
-            }
-            deserializer.deserialize_map(Read)
-        }
-    }
-    let Places(places) = serde_json::from_str(text).ok()?;
-    let at = |raw: &RawValue| raw.get().as_ptr() as usize - text.as_ptr() as usize;
-    places
-        .into_iter()
-        .map(|(key, value)| {
-            let name = serde_json::from_str(key.get()).ok()?;
-            Some(Member { name, start: at(key), end: at(value) + value.get().len() })
-        })
-        .collect()
+    let request = account.redact(without(answer, &["auth_token"]));
+    Some(Event {
+        id: Uuid::now_v7().to_string(),
+        source: account.source.clone(),
+        kind: format!("{CALL_PREFIX}{WELCOME}"),
+        subject: user,
+        time_us: Some(clock.call_us()),
+        content_type: Some("application/json".to_owned()),
+        data: format!("{{\"request\":{request},\"response\":null,\"http_status\":null}}").into_bytes(),
+        ..Event::default()
+    })
 }
 
 /// The way into the log. Cheap to clone.
@@ -222,14 +170,16 @@ pub struct Recorder {
     /// When the log was last known to be writable.
     known: Arc<Mutex<Option<Instant>>>,
     probing: Arc<tokio::sync::Mutex<()>>,
+    /// Events that wait to be appended although what they tell of is done.
+    waiting: Arc<AtomicU64>,
     pub(super) tasks: TaskTracker,
 }
 
 impl Recorder {
     /// Into this log.
     pub fn new(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> Self {
-        let (known, probing) = (Arc::default(), Arc::default());
-        Self { log, metrics, known, probing, tasks: TaskTracker::new() }
+        let (known, probing, waiting) = (Arc::default(), Arc::default(), Arc::default());
+        Self { log, metrics, known, probing, waiting, tasks: TaskTracker::new() }
     }
 
     /// Appends events, each to the partition of its user. `Ok` once they are durable.
@@ -249,21 +199,36 @@ impl Recorder {
         let Err(error) = self.append(events.clone()).await else { return };
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).take(10).collect();
         tracing::error!(%error, ?ids, events = events.len(), "a relayed call is not recorded yet; trying on");
-        let recorder = self.clone();
+        let (recorder, n) = (self.clone(), events.len() as u64);
+        self.wait_for_log(n);
         self.tasks.spawn(async move {
             let mut pause = Duration::from_millis(100);
             loop {
                 tokio::time::sleep(pause).await;
                 match recorder.append(events.clone()).await {
                     Ok(()) => {
-                        tracing::info!(events = events.len(), "a relayed call is recorded at last");
+                        recorder.no_longer_waits(n);
+                        tracing::info!(events = n, "a relayed call is recorded at last");
                         return;
                     }
-                    Err(error) => tracing::warn!(%error, events = events.len(), "a relayed call is still not recorded"),
+                    Err(error) => tracing::warn!(%error, events = n, "a relayed call is still not recorded"),
                 }
                 pause = (pause * 2).min(Duration::from_secs(5));
             }
         });
+    }
+
+    /// How many events wait for the log.
+    pub fn unrecorded(&self) -> u64 {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    fn wait_for_log(&self, n: u64) {
+        self.metrics.unrecorded(self.waiting.fetch_add(n, Ordering::AcqRel) + n);
+    }
+
+    fn no_longer_waits(&self, n: u64) {
+        self.metrics.unrecorded(self.waiting.fetch_sub(n, Ordering::AcqRel) - n);
     }
 
     /// Whether an append would be taken now. Costs nothing while appends succeed.
@@ -324,22 +289,6 @@ mod tests {
             format!("{{\"request\":{{ \"receiver\":\"u==\", \"x\": 1.50}},\"response\":{answer},\"http_status\":200}}");
         assert_eq!(data(&events[0]), wanted);
         assert!(matches!(read(&events[0], T).fact, Some(Fact::Outbound(_))));
-    }
-
-    #[test]
-    fn members_are_cut_out_cleanly() {
-        for (body, wanted) in [
-            (r#"{"auth_token":"t"}"#, "{}"),
-            (r#"{"a":1,"auth_token":"t"}"#, r#"{"a":1}"#),
-            (r#"{"a":1, "auth_token":"t" , "b":2 }"#, r#"{"a":1 , "b":2 }"#),
-            (r#"{"auth\u005ftoken":"t","a":{"auth_token":1}}"#, r#"{"a":{"auth_token":1}}"#),
-            (r#"{"auth_token":"t","a":1,"auth_token":"u"}"#, r#"{"a":1}"#),
-            ("[1]", "[1]"),
-            ("", "null"),
-            ("no json", "\"no json\""),
-        ] {
-            assert_eq!(without(body.as_bytes(), &["auth_token"]), wanted, "{body}");
-        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The gateway's routes over a log in memory and a Viber of our own.
 
+mod relay;
+
 use super::*;
 use crate::event::{Event, Record};
 use crate::log::{LogError, LogId, Position};
@@ -92,6 +94,7 @@ struct World {
     metrics: Arc<Metrics>,
     address: String,
     client: reqwest::Client,
+    _dir: tempfile::TempDir,
 }
 
 async fn serve(router: Router) -> String {
@@ -120,6 +123,13 @@ async fn world() -> World {
 }
 
 async fn world_at(upstream: String, viber: Arc<Viber>) -> World {
+    world_with(upstream, viber, Bots::new(Duration::from_secs(20), true).unwrap()).await
+}
+
+async fn world_with(upstream: String, viber: Arc<Viber>, bots: Bots) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
     let log = Arc::new(MemoryLog {
         id: LogId("test".into()),
         events: Mutex::default(),
@@ -131,11 +141,16 @@ async fn world_at(upstream: String, viber: Arc<Viber>) -> World {
         log: log.clone(),
         accounts: Accounts::new([("shop".to_owned(), TOKEN.to_owned())]).unwrap(),
         upstream: Upstream::new(&Url::parse(&upstream).unwrap(), Duration::from_secs(20)).unwrap(),
+        bots,
+        registrations: Registrations::open(dir.path()).unwrap(),
+        public_url: Url::parse(&address).unwrap(),
         metrics: metrics.clone(),
         now: Arc::new(|| NOW),
     });
-    let address = serve(gateway.router()).await;
-    World { log, viber, gateway, metrics, address, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    let router = gateway.router();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    World { log, viber, gateway, metrics, address, client, _dir: dir }
 }
 
 impl World {

@@ -37,6 +37,17 @@ pub enum Failure {
     Broken,
 }
 
+impl Failure {
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Failure::NotSent => "not_sent",
+            Failure::TimedOut => "timed_out",
+            Failure::Broken => "broken",
+        }
+    }
+}
+
 /// Viber's answer.
 pub struct Answer {
     pub status: StatusCode,
@@ -107,6 +118,7 @@ impl Upstream {
     }
 }
 
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+/// What of a message's headers is not of one connection.
+pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     headers.iter().filter(|(name, _)| !OURS.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }

@@ -1,0 +1,184 @@
+//! `POST /api/v1/redeliver`: recorded callbacks sent to their bot again, as after an outage of the bot that outlasted
+//! Viber's own repeats.
+
+use super::problem::Problem;
+use crate::event::is_account_name;
+use crate::event::time::{format_us, parse_rfc3339_us};
+use crate::gateway::{Gateway, RedeliverError};
+use crate::query::{Engine, QueryError, QueryStream};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the answer tells how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// Which callbacks: of this account, received in `[from, to)`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    pub account: String,
+    /// RFC 3339.
+    pub from: String,
+    pub to: String,
+}
+
+/// How far a redelivery is, and at its end how it went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Progress {
+    pub total: u64,
+    /// The bot answered with success.
+    pub taken: u64,
+    /// It answered with something else.
+    pub refused: u64,
+    /// It did not answer, or could not be reached.
+    pub undelivered: u64,
+    /// It had not asked for this event.
+    pub unwanted: u64,
+    pub done: bool,
+}
+
+impl Progress {
+    /// Callbacks gone through.
+    pub fn passed(&self) -> u64 {
+        self.taken + self.refused + self.undelivered + self.unwanted
+    }
+}
+
+/// Why callbacks cannot be sent again.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error("account: `{0}` is not of the form [a-z0-9_-]{{1,64}}")]
+    Account(String),
+    #[error("{name}: `{value}` is no time such as 2026-03-01T00:00:00Z")]
+    Time { name: &'static str, value: String },
+    #[error(transparent)]
+    Redeliver(#[from] RedeliverError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+/// A redelivery under way: one callback after the other, in the order in which they were received.
+pub struct Redelivery {
+    gateway: Gateway,
+    account: String,
+    rows: QueryStream,
+    batch: Option<RecordBatch>,
+    row: usize,
+    progress: Progress,
+}
+
+impl Redelivery {
+    /// Finds the callbacks: each once, however often Viber sent it; no validations of a webhook.
+    pub async fn start(engine: &Engine, gateway: Gateway, wish: &Wish) -> Result<Self, Failed> {
+        if !is_account_name(&wish.account) {
+            return Err(Failed::Account(wish.account.clone()));
+        }
+        gateway.check_redelivery(&wish.account)?;
+        let time = |name, value: &str| match parse_rfc3339_us(value) {
+            Some(us) => Ok(format_us(us)),
+            None => Err(Failed::Time { name, value: value.to_owned() }),
+        };
+        let (from, to) = (time("from", &wish.from)?, time("to", &wish.to)?);
+        let found = format!(
+            "(select type, data, data_base64, signature, received_at, partition, \"offset\", row_number() over \
+             (partition by event_id order by received_at, partition, \"offset\") as n from events where account = '{}' \
+             and origin = 'callback' and type <> 'webhook' and disposition <> 'duplicate' \
+             and received_at >= timestamp '{from}' and received_at < timestamp '{to}') as found where n = 1",
+            wish.account
+        );
+        let mut count = engine.query(&format!("select count(*) from {found}")).await?;
+        let mut total = 0;
+        while let Some(batch) = count.next().await.transpose()? {
+            total = batch.column(0).as_primitive::<Int64Type>().iter().flatten().sum::<i64>().unsigned_abs();
+        }
+        let rows = format!(
+            "select type, data, data_base64, signature from {found} order by received_at, partition, \"offset\""
+        );
+        let rows = engine.query(&rows).await?;
+        let progress = Progress { total, ..Progress::default() };
+        Ok(Self { gateway, account: wish.account.clone(), rows, batch: None, row: 0, progress })
+    }
+
+    /// Sends the next one; tells how far it is.
+    pub async fn step(&mut self) -> Result<Progress, Failed> {
+        while self.batch.as_ref().is_none_or(|batch| self.row >= batch.num_rows()) {
+            self.row = 0;
+            self.batch = self.rows.next().await.transpose()?;
+            if self.batch.is_none() {
+                self.progress.done = true;
+                return Ok(self.progress);
+            }
+        }
+        let Some(batch) = &self.batch else { return Ok(self.progress) };
+        let text = |column: usize| batch.column(column).as_string::<i32>().value(self.row);
+        let data = match batch.column(2).as_boolean().value(self.row) {
+            // Written by the archive, so it can be read; what cannot goes as it stands.
+            true => BASE64_STANDARD.decode(text(1)).unwrap_or_else(|_| text(1).into()),
+            false => text(1).into(),
+        };
+        let (event, signature) = (text(0).to_owned(), text(3).to_owned());
+        self.row += 1;
+        let sent = self.gateway.deliver_again(&self.account, &event, &signature, data.into()).await;
+        match sent {
+            Ok(Some(status)) if status.is_success() => self.progress.taken += 1,
+            Ok(Some(_)) => self.progress.refused += 1,
+            Ok(None) => self.progress.unwanted += 1,
+            Err(_) => self.progress.undelivered += 1,
+        }
+        Ok(self.progress)
+    }
+}
+
+/// What the route works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub engine: Arc<Engine>,
+    pub gateway: Gateway,
+}
+
+/// The route.
+pub fn router(parts: Parts) -> Router {
+    Router::new().route("/api/v1/redeliver", post(redeliver)).with_state(parts)
+}
+
+/// Answers with lines of [`Progress`]; the last one is `done`. A client that leaves ends it.
+async fn redeliver(State(parts): State<Parts>, Json(wish): Json<Wish>) -> Result<Response, Problem> {
+    let redelivery = Redelivery::start(&parts.engine, parts.gateway, &wish).await?;
+    let lines = stream::try_unfold(Some(redelivery), |redelivery| async move {
+        let Some(mut redelivery) = redelivery else { return Ok(None) };
+        let begun = Instant::now();
+        let progress = loop {
+            let progress = redelivery.step().await?;
+            if progress.done || begun.elapsed() >= TELL_EVERY {
+                break progress;
+            }
+        };
+        let mut line = serde_json::to_vec(&progress).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Failed>(Some((Bytes::from(line), (!progress.done).then_some(redelivery))))
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
+}
+
+impl From<Failed> for Problem {
+    fn from(failed: Failed) -> Problem {
+        match failed {
+            Failed::Query(error) => error.into(),
+            Failed::Redeliver(error) => Problem::new(StatusCode::CONFLICT, error.to_string()),
+            Failed::Account(_) | Failed::Time { .. } => Problem::bad_request(failed.to_string()),
+        }
+    }
+}
