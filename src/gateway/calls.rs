@@ -15,7 +15,7 @@ use std::time::Instant;
 
 const ROUTE: &str = "/pa/{method}";
 /// Viber's codes.
-const INVALID_AUTH_TOKEN: (u16, &str) = (2, "invalidAuthToken");
+const INVALID_AUTH_TOKEN: u16 = 2;
 const BAD_DATA: u16 = 3;
 /// A general error: none of the codes that say something of the request.
 const GENERAL: u16 = 1000;
@@ -45,9 +45,12 @@ async fn carry_out(gateway: &Gateway, name: String, request: Request) -> Respons
             return refusal(BAD_DATA, "badData: the request did not arrive whole");
         }
     };
-    let Some(account) = caller(gateway, &parts.headers, &body) else {
-        gateway.metrics.rejected(Rejection::BadToken);
-        return refusal(INVALID_AUTH_TOKEN.0, INVALID_AUTH_TOKEN.1);
+    let account = match caller(gateway, &parts.headers, &body) {
+        Ok(account) => account,
+        Err(message) => {
+            gateway.metrics.rejected(Rejection::BadToken);
+            return refusal(INVALID_AUTH_TOKEN, message);
+        }
     };
     if let Err(error) = gateway.recorder.check_writable().await {
         gateway.metrics.rejected(Rejection::LogUnwritable);
@@ -115,23 +118,24 @@ pub(super) fn respond(answer: Result<Answer, Failure>) -> Response {
     }
 }
 
-/// The account whose token the call carries, in the header, in the body, or the same in both.
-fn caller(gateway: &Gateway, headers: &HeaderMap, body: &[u8]) -> Option<Arc<Account>> {
+/// The account whose token the call carries, in the header, in the body, or the same in both; else what Viber says then.
+fn caller(gateway: &Gateway, headers: &HeaderMap, body: &[u8]) -> Result<Arc<Account>, &'static str> {
+    const INVALID: &str = "invalidAuthToken";
     let in_header = match headers.get(TOKEN) {
-        Some(value) => Some(value.to_str().ok()?.trim()),
+        Some(value) => Some(value.to_str().map_err(|_| INVALID)?.trim()),
         None => None,
     };
     let payload = Payload::parse(body).unwrap_or_default();
     let in_body = match &payload.auth_token {
         Scalar::Missing | Scalar::Null => None,
-        token => Some(token.text()?.trim()),
+        token => Some(token.text().ok_or(INVALID)?.trim()),
     };
     let token = match (in_header, in_body) {
-        (Some(one), Some(other)) if one != other => return None,
+        (Some(one), Some(other)) if one != other => return Err(INVALID),
         (Some(token), _) | (None, Some(token)) => token,
-        (None, None) => return None,
+        (None, None) => return Err("missing_auth_token"),
     };
-    gateway.accounts.with_token(token).cloned()
+    gateway.accounts.with_token(token).cloned().ok_or(INVALID)
 }
 
 /// An error as Viber tells one: HTTP 200 and a status.

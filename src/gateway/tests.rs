@@ -256,10 +256,12 @@ async fn a_call_is_relayed_unchanged_and_recorded() {
 async fn calls_without_a_known_token_get_no_further() {
     let world = world().await;
     let other = r#"{"auth_token":"other"}"#;
-    for (body, token) in [("{}", None), ("{}", Some("other")), (other, None), (other, Some(TOKEN))] {
+    for (body, token) in [("{}", Some("other")), (other, None), (other, Some(TOKEN))] {
         let answer = world.call("/pa/send_message", body, token).await;
         assert_eq!(answer, r#"{"status":2,"status_message":"invalidAuthToken"}"#);
     }
+    let answer = world.call("/pa/send_message", "{}", None).await;
+    assert_eq!(answer, r#"{"status":2,"status_message":"missing_auth_token"}"#);
     let large = " ".repeat(MAX_BODY + 1);
     assert!(world.call("/pa/send_message", &large, Some(TOKEN)).await.contains("\"status\":3"));
     world.log.broken.store(true, Ordering::SeqCst);
