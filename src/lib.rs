@@ -22,6 +22,7 @@
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
+//! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
 //! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `gateway`, `metrics` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
@@ -42,6 +43,7 @@ pub mod log;
 pub mod metrics;
 pub mod projector;
 pub mod query;
+pub mod sandbox;
 pub mod session;
 pub mod state;
 pub mod transfer;

@@ -6,6 +6,7 @@ mod import;
 mod progress;
 mod rebuild;
 mod redeliver;
+mod sandbox;
 mod serve;
 mod server;
 mod sql;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 /// Counts Viber bot billing sessions: relays, records, folds, and answers in SQL
@@ -36,6 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Sandbox(sandbox::SandboxArgs),
     Sql(sql::SqlArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -47,7 +50,7 @@ enum Command {
 /// Runs the program: 0 done, 1 failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(matches!(cli.command, Command::Serve(_) | Command::Rebuild(_)));
+    log_to_stderr(matches!(cli.command, Command::Serve(_) | Command::Sandbox(_) | Command::Rebuild(_)));
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -63,12 +66,15 @@ fn run(cli: Cli) -> Result<()> {
     {
         return config::print_default();
     }
+    // It has nothing to do with the data directory, nor with what the config says.
+    if let Command::Sandbox(args) = cli.command {
+        return runtime()?.block_on(sandbox::run(args));
+    }
     // Names and values that are no Unicode cannot be ours.
     let env =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(args, config).await,
             Command::Sql(args) => run_sql(args, config).await,
@@ -77,8 +83,13 @@ fn run(cli: Cli) -> Result<()> {
             Command::Rebuild(args) => rebuild::run(args, config).await,
             Command::Redeliver(args) => redeliver::run(args, config).await,
             Command::Config(args) => config::run(args, &config),
+            Command::Sandbox(args) => sandbox::run(args).await,
         }
     })
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
 }
 
 async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {
