@@ -2,13 +2,14 @@
 
 use super::{AppError, Base, Clock, Running, log_ends};
 use crate::config::Config;
+use crate::durable_file;
 use crate::event::read;
+use crate::gateway::accounts::Accounts;
 use crate::log::{EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
 use crate::state::{State, StateError};
 use serde::{Deserialize, Serialize};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -68,6 +69,11 @@ impl Offline {
     /// `[fold] allowed_lateness`.
     pub fn allowed_lateness_ms(&self) -> i64 {
         self.base.config.fold.allowed_lateness.as_ms()
+    }
+
+    /// The accounts. Take them once: what is changed is not seen by others taken before.
+    pub fn accounts(&self) -> Result<Accounts, AppError> {
+        self.base.accounts_to_change()
     }
 
     /// The end of every partition of the log.
@@ -155,25 +161,17 @@ fn server_info_path(dir: &Path) -> PathBuf {
 }
 
 fn read_server_info(dir: &Path) -> Option<ServerInfo> {
-    serde_json::from_slice(&std::fs::read(server_info_path(dir)).ok()?).ok()
+    durable_file::read(&server_info_path(dir)).ok()?
 }
 
 /// Tells where the server listens. The file appears complete.
 pub(super) fn write_server_info(dir: &Path, server: &ServerInfo) -> Result<(), AppError> {
-    let (path, partial) = (server_info_path(dir), dir.join("server.json.partial"));
-    let text = serde_json::to_vec(server).unwrap_or_default();
-    std::fs::write(&partial, text)
-        .and_then(|()| std::fs::rename(&partial, &path))
-        .map_err(|error| AppError::file(&path, error))
+    Ok(durable_file::write(&server_info_path(dir), server)?)
 }
 
 /// Removes what a server told.
 pub(super) fn remove_server_info(dir: &Path) -> Result<(), AppError> {
-    let path = server_info_path(dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(AppError::file(&path, error)),
-        _ => Ok(()),
-    }
+    Ok(durable_file::remove(&server_info_path(dir))?)
 }
 
 #[cfg(test)]

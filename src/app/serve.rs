@@ -6,13 +6,15 @@ use crate::config::Config;
 use crate::console::{self, health::Health, transfer::Transfer};
 use crate::event::{Event, TICK_TYPE};
 use crate::gateway::accounts::Accounts;
+use crate::gateway::tls::{CertificateFiles, TlsListener};
 use crate::gateway::upstream::Upstream;
 use crate::gateway::{self, Gateway};
 use crate::log::EventLog;
 use crate::projector::ProjectorHandle;
 use axum::Router;
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,6 +27,8 @@ use uuid::Uuid;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the log is looked at for what retention may remove.
 const RETAIN_EVERY: Duration = Duration::from_secs(300);
+/// How often the files of a certificate are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Where ticks come from.
 const TICK_SOURCE: &str = "/counterbat";
 
@@ -38,18 +42,22 @@ pub async fn serve(
     ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), AppError> {
     let base = Base::open(config).await?;
-    let gateway = open_gateway(&base)?;
+    let public = Public::new(gateway_listener, config)?;
+    let accounts = base.accounts_to_serve()?;
+    let gateway = open_gateway(&base, accounts.clone())?;
     let mut running = base.start_projector().await?;
-    let console = open_console(&base, &running.handle)?;
+    let console = open_console(&base, &running.handle, accounts)?;
 
     let (halt, halted) = watch::channel(false);
     let server = ServerInfo {
-        console: address(&console_listener)?,
-        gateway: address(&gateway_listener)?,
+        console: address("http", &console_listener)?,
+        gateway: public.address()?,
         pid: std::process::id(),
     };
-    let mut listeners =
-        [listen(gateway_listener, gateway.router(), halted.clone()), listen(console_listener, console, halted.clone())];
+    let mut listeners = [
+        public.listen(gateway.router(), halted.clone()),
+        listen(without_delay(console_listener), console, halted.clone()),
+    ];
     let chores = [tick(&base, halted.clone()), retain(&base, running.handle.clone(), halted)];
     write_server_info(&base.dir.path, &server)?;
     ready(&server);
@@ -90,24 +98,23 @@ fn failed(what: &'static str, reason: &str) -> AppError {
     AppError::Failed { what, reason: reason.to_owned() }
 }
 
-fn open_gateway(base: &Base) -> Result<Gateway, AppError> {
-    let mut accounts = Vec::new();
-    for account in &base.config.accounts {
-        accounts.push((account.name.clone(), account.read_token()?.reveal().to_owned()));
-    }
+fn open_gateway(base: &Base, accounts: Accounts) -> Result<Gateway, AppError> {
     if accounts.is_empty() {
-        tracing::warn!("no [[accounts]] are configured: every callback and call will be refused");
+        tracing::warn!(
+            "there are no accounts, so every callback and call is refused: `counterbat account add` adds one, or [[accounts]] \
+             in the config and a restart"
+        );
     }
     Ok(Gateway::new(gateway::Parts {
         log: base.log.clone(),
-        accounts: Accounts::new(accounts)?,
+        accounts,
         upstream: Upstream::new(&base.config.upstream.url, base.config.upstream.timeout.0)?,
         metrics: base.metrics.clone(),
         now: base.clock.clone(),
     }))
 }
 
-fn open_console(base: &Base, projector: &ProjectorHandle) -> Result<Router, AppError> {
+fn open_console(base: &Base, projector: &ProjectorHandle, accounts: Accounts) -> Result<Router, AppError> {
     let engine = Arc::new(base.engine(projector)?);
     let transfer = Transfer {
         log: base.log.clone(),
@@ -116,19 +123,54 @@ fn open_console(base: &Base, projector: &ProjectorHandle) -> Result<Router, AppE
         clock: base.clock.clone(),
     };
     let health = Health { log: base.log.clone(), projector: projector.clone() };
-    Ok(console::router(engine, transfer, health, base.metrics.clone()))
+    Ok(console::router(engine, transfer, accounts, health, base.metrics.clone()))
 }
 
-fn address(listener: &TcpListener) -> Result<String, AppError> {
+/// The gateway's listener.
+enum Public {
+    Plain(TcpListener),
+    Tls(Box<TlsListener>),
+}
+
+impl Public {
+    fn new(tcp: TcpListener, config: &Config) -> Result<Self, AppError> {
+        let Some(tls) = config.gateway.tls.clone() else { return Ok(Public::Plain(tcp)) };
+        let files = CertificateFiles { cert: tls.cert, key: tls.key };
+        Ok(Public::Tls(Box::new(TlsListener::new(tcp, files, RENEW_EVERY)?)))
+    }
+
+    fn address(&self) -> Result<String, AppError> {
+        match self {
+            Public::Plain(listener) => address("http", listener),
+            Public::Tls(listener) => address("https", &**listener),
+        }
+    }
+
+    fn listen(self, router: Router, halted: watch::Receiver<bool>) -> JoinHandle<()> {
+        match self {
+            Public::Plain(listener) => listen(without_delay(listener), router, halted),
+            Public::Tls(listener) => listen(*listener, router, halted),
+        }
+    }
+}
+
+fn address(scheme: &str, listener: &impl Listener<Addr = SocketAddr>) -> Result<String, AppError> {
     let local = listener.local_addr().map_err(|error| failed("a listener", &error.to_string()))?;
-    Ok(format!("http://{local}"))
+    Ok(format!("{scheme}://{local}"))
 }
 
-fn listen(listener: TcpListener, router: Router, mut halted: watch::Receiver<bool>) -> JoinHandle<()> {
-    let listener = listener.tap_io(|stream| {
+fn without_delay(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
+    listener.tap_io(|stream| {
         // Answers are small: waiting to fill a packet only delays them. It works without, too.
         let _ = stream.set_nodelay(true);
-    });
+    })
+}
+
+fn listen(
+    listener: impl Listener<Addr = SocketAddr>,
+    router: Router,
+    mut halted: watch::Receiver<bool>,
+) -> JoinHandle<()> {
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
         // The sender goes away only at the end, which is a stop as well.
         let _ = halted.wait_for(|halt| *halt).await;

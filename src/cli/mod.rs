@@ -1,5 +1,6 @@
 //! Flags, exit codes, progress bars, table output.
 
+mod account;
 mod config;
 mod export;
 mod import;
@@ -39,6 +40,7 @@ enum Command {
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
+    Account(account::AccountArgs),
     Config(config::ConfigArgs),
 }
 
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Import(args) => import::run(args, config).await,
             Command::Export(args) => export::run(args, config).await,
             Command::Rebuild(args) => rebuild::run(args, config).await,
+            Command::Account(args) => account::run(args, config).await,
             Command::Config(args) => config::run(args, &config),
         }
     })

@@ -5,10 +5,12 @@
 
 mod account;
 mod duration;
+mod gateway;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use duration::{Size, Span};
+pub use gateway::{Gateway, Tls};
 pub use load::{ConfigError, DEFAULT_FILE};
 
 use crate::session::policy::Policy;
@@ -26,6 +28,7 @@ pub const DEFAULT_TOML: &str = include_str!("default.toml");
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub data_dir: PathBuf,
+    #[serde(deserialize_with = "gateway::one_key")]
     pub gateway: Gateway,
     pub console: Console,
     pub upstream: Upstream,
@@ -36,13 +39,6 @@ pub struct Config {
     pub metrics: Metrics,
     #[serde(deserialize_with = "account::all")]
     pub accounts: Vec<Account>,
-}
-
-/// `[gateway]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Gateway {
-    pub listen: SocketAddr,
 }
 
 /// `[console]`
@@ -149,12 +145,6 @@ impl Default for Config {
             metrics: Metrics::default(),
             accounts: Vec::new(),
         }
-    }
-}
-
-impl Default for Gateway {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
     }
 }
 

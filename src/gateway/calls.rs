@@ -18,6 +18,8 @@ const TOKEN: &str = "x-viber-auth-token";
 const ROUTE: &str = "/pa/{method}";
 /// Viber's codes.
 const INVALID_AUTH_TOKEN: (u16, &str) = (2, "invalidAuthToken");
+const SUSPENDED: (u16, &str) = (9, "publicAccountSuspended: the account is paused at counterbat");
+const TOO_MANY_REQUESTS: (u16, &str) = (12, "tooManyRequests: the account's limit at counterbat is reached");
 const BAD_DATA: u16 = 3;
 /// A general error: none of the codes that say something of the request.
 const GENERAL: u16 = 1000;
@@ -51,6 +53,10 @@ async fn carry_out(gateway: &Gateway, name: String, request: Request) -> Respons
         gateway.metrics.rejected(Rejection::BadToken);
         return refusal(INVALID_AUTH_TOKEN.0, INVALID_AUTH_TOKEN.1);
     };
+    if let Some((reason, (status, message))) = turned_away(&account) {
+        gateway.metrics.rejected(reason);
+        return refusal(status, message);
+    }
     if let Err(error) = gateway.recorder.check_writable().await {
         gateway.metrics.rejected(Rejection::LogUnwritable);
         tracing::warn!(%error, account = account.name, method = name, "a call was refused: it could not be recorded");
@@ -109,7 +115,15 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, body: &[u8]) -> Option<Arc<Acc
         (Some(token), _) | (None, Some(token)) => token,
         (None, None) => return None,
     };
-    gateway.accounts.with_token(token).cloned()
+    gateway.accounts.with_token(token)
+}
+
+/// Why calls of the account are not taken now, and Viber's code and text for it.
+fn turned_away(account: &Account) -> Option<(Rejection, (u16, &'static str))> {
+    if account.is_paused() {
+        return Some((Rejection::Paused, SUSPENDED));
+    }
+    (!account.admits_call()).then_some((Rejection::RateLimited, TOO_MANY_REQUESTS))
 }
 
 /// An error as Viber tells one: HTTP 200 and a status.

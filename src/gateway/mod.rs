@@ -2,12 +2,17 @@
 //!
 //! [`webhooks`] verifies and appends callbacks, [`calls`] relays calls and [`record`] says what is kept of them.
 
+mod account;
+pub mod account_store;
 pub mod accounts;
 mod calls;
 mod clock;
+mod limit;
 mod record;
 mod signature;
+pub mod tls;
 pub mod upstream;
+pub mod vault;
 mod webhooks;
 
 use crate::log::EventLog;

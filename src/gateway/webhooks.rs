@@ -55,11 +55,11 @@ async fn accept(gateway: &Gateway, account: &str, headers: &HeaderMap, uri: &Uri
         BodyError::TooLarge => Rejection::TooLarge,
         BodyError::Incomplete => Rejection::Incomplete,
     })?;
-    if !account.verifier.verify(&signature, &body) {
+    if !account.verify(&signature, &body) {
         return Err(Rejection::BadSignature);
     }
     let now_us = gateway.clock.now_us();
-    let (event, name) = event(account, signature, body, now_us, gateway);
+    let (event, name) = event(&account, signature, body, now_us, gateway);
     gateway.recorder.append(vec![event]).await.map_err(|_: LogError| Rejection::LogUnwritable)?;
     account.callbacks(&gateway.metrics).received(&name);
     Ok(())
