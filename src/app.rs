@@ -4,6 +4,7 @@
 //! `server.json` beside it, and commands that find the lock taken work through these.
 
 mod access;
+mod accounts;
 mod pictures;
 mod serve;
 
@@ -11,9 +12,11 @@ pub use access::{Access, Offline, ServerInfo, access};
 pub use serve::serve;
 
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
+use crate::durable_file::DurableFileError;
+use crate::gateway::account_store::{AccountStore, StoredAccount};
 use crate::gateway::accounts::AccountsError;
 use crate::gateway::bots::BotsError;
-use crate::gateway::registrations::RegistrationError;
+use crate::gateway::tls::TlsError;
 use crate::gateway::upstream::UpstreamError;
 use crate::lake::{Lake, LakeError};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
@@ -21,7 +24,7 @@ use crate::log::{EventLog, LogError};
 use crate::metrics::{AccountLabels, Metrics};
 use crate::projector::{self, ProjectorError, ProjectorHandle};
 use crate::query::{Engine, Limits, QueryError};
-use crate::session::{Policy, PolicyChain, policy::PolicyError};
+use crate::session::{Policies, Policy, PolicyChain, policy::PolicyError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,11 +48,13 @@ pub enum AppError {
     #[error(transparent)]
     Accounts(#[from] AccountsError),
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    DurableFile(#[from] DurableFileError),
+    #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
     Bots(#[from] BotsError),
-    #[error(transparent)]
-    Registration(#[from] RegistrationError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -107,6 +112,9 @@ struct Base {
     clock: Clock,
     metrics: Arc<Metrics>,
     log: Arc<dyn EventLog>,
+    /// Added at run time, as they were on the disk at the start.
+    stored: Vec<StoredAccount>,
+    policies: Policies,
     dir: DataDir,
 }
 
@@ -114,6 +122,8 @@ impl Base {
     /// Takes the data directory and opens the log.
     async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
         let dir = DataDir::take(&config.data_dir)?;
+        let stored = AccountStore::new(&dir.path).load()?;
+        let policies = accounts::policies(config, &stored)?;
         let LogKind::Embedded = config.log.kind;
         let options = Options {
             partitions: config.log.partitions,
@@ -132,7 +142,8 @@ impl Base {
             AccountSeries::First(n) => AccountLabels::First(n),
             AccountSeries::None => AccountLabels::None,
         };
-        Ok(Self { config: config.clone(), clock, metrics: Arc::new(Metrics::new(labels)), log: Arc::new(log), dir })
+        let (metrics, log) = (Arc::new(Metrics::new(labels)), Arc::new(log));
+        Ok(Self { config: config.clone(), clock, metrics, log, stored, policies, dir })
     }
 
     async fn lake(&self) -> Result<Arc<Lake>, AppError> {
@@ -141,16 +152,6 @@ impl Base {
 
     fn settings(&self) -> Result<projector::Settings, AppError> {
         let config = &self.config;
-        let mut policies = std::collections::BTreeMap::new();
-        for account in config.accounts.iter().filter(|account| !account.policies.is_empty()) {
-            let first = Policy::named(&account.policies[0].policy)?;
-            let mut later = Vec::new();
-            for from in &account.policies[1..] {
-                // A later policy without a start was refused with the settings.
-                later.push((from.valid_from_ms.unwrap_or(i64::MAX), Policy::named(&from.policy)?));
-            }
-            policies.insert(account.name.clone(), PolicyChain::new(first, later));
-        }
         Ok(projector::Settings {
             partitions: self.log.partitions(),
             log_id: self.log.id().to_string(),
@@ -158,7 +159,7 @@ impl Base {
             settle_lateness_ms: config.fold.allowed_lateness.as_ms(),
             delivery_window_ms: config.fold.delivery_window.as_ms(),
             any_age: false,
-            policies,
+            policies: self.policies.clone(),
             default_policy: PolicyChain::always(Policy::named(&config.fold.policy)?),
             commit_every: config.lake.commit_every.0,
             snapshot_every: config.lake.snapshot_every.0,

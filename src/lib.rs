@@ -11,19 +11,20 @@
 //!
 //! | module | owns | may import |
 //! |---|---|---|
+//! | [`durable_file`] | small JSON files, written whole and durably | nothing of ours |
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
 //! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
 //! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log | `event` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
-//! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics` |
+//! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics`, `durable_file` |
 //! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
-//! | [`console`] | the second listener: SQL over HTTP, `/metrics`, health | `query`, `transfer`, `gateway`, `metrics` |
+//! | [`console`] | the second listener: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!
@@ -36,6 +37,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod durable_file;
 pub mod event;
 pub mod gateway;
 pub mod lake;

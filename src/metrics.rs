@@ -60,10 +60,14 @@ pub enum Rejection {
     /// The body did not arrive whole.
     Incomplete,
     LogUnwritable,
+    /// The account is paused.
+    Paused,
+    /// Over the account's limit.
+    RateLimited,
 }
 
 impl Rejection {
-    const ALL: [Rejection; 7] = [
+    const ALL: [Rejection; 9] = [
         Rejection::UnknownAccount,
         Rejection::MissingSignature,
         Rejection::BadSignature,
@@ -71,6 +75,8 @@ impl Rejection {
         Rejection::BadToken,
         Rejection::Incomplete,
         Rejection::LogUnwritable,
+        Rejection::Paused,
+        Rejection::RateLimited,
     ];
 
     fn as_str(self) -> &'static str {
@@ -82,6 +88,8 @@ impl Rejection {
             Rejection::BadToken => "bad_token",
             Rejection::Incomplete => "incomplete",
             Rejection::LogUnwritable => "log_unwritable",
+            Rejection::Paused => "paused",
+            Rejection::RateLimited => "rate_limited",
         }
     }
 }

@@ -3,14 +3,15 @@
 use super::serve::open_gateway;
 use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
 use crate::config::Config;
+use crate::durable_file;
 use crate::event::read;
 use crate::gateway::Gateway;
+use crate::gateway::accounts::Accounts;
 use crate::log::{EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
 use crate::state::{State, StateError};
 use serde::{Deserialize, Serialize};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -72,6 +73,11 @@ impl Offline {
         self.base.config.fold.allowed_lateness.as_ms()
     }
 
+    /// The accounts. Take them once: what is changed is not seen by others taken before.
+    pub fn accounts(&self) -> Result<Accounts, AppError> {
+        self.base.accounts_to_change()
+    }
+
     /// The end of every partition of the log.
     pub async fn log_ends(&self) -> Result<Vec<u64>, AppError> {
         Ok(log_ends(&*self.base.log).await?)
@@ -89,7 +95,7 @@ impl Offline {
 
     /// The gateway's parts, without its listener: for sending to the bots.
     pub fn gateway(&self) -> Result<Gateway, AppError> {
-        open_gateway(&self.base, &format!("http://{}", self.base.config.gateway.listen))
+        open_gateway(&self.base, self.base.accounts_to_change()?, &format!("http://{}", self.base.config.gateway.listen))
     }
 
     /// SQL over everything the log has; starts the projector.
@@ -162,25 +168,17 @@ fn server_info_path(dir: &Path) -> PathBuf {
 }
 
 fn read_server_info(dir: &Path) -> Option<ServerInfo> {
-    serde_json::from_slice(&std::fs::read(server_info_path(dir)).ok()?).ok()
+    durable_file::read(&server_info_path(dir)).ok()?
 }
 
 /// Tells where the server listens. The file appears complete.
 pub(super) fn write_server_info(dir: &Path, server: &ServerInfo) -> Result<(), AppError> {
-    let (path, partial) = (server_info_path(dir), dir.join("server.json.partial"));
-    let text = serde_json::to_vec(server).unwrap_or_default();
-    std::fs::write(&partial, text)
-        .and_then(|()| std::fs::rename(&partial, &path))
-        .map_err(|error| AppError::file(&path, error))
+    Ok(durable_file::write(&server_info_path(dir), server)?)
 }
 
 /// Removes what a server told.
 pub(super) fn remove_server_info(dir: &Path) -> Result<(), AppError> {
-    let path = server_info_path(dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(AppError::file(&path, error)),
-        _ => Ok(()),
-    }
+    Ok(durable_file::remove(&server_info_path(dir))?)
 }
 
 #[cfg(test)]

@@ -8,13 +8,15 @@ use crate::event::{Event, TICK_TYPE};
 use crate::gateway::accounts::Accounts;
 use crate::gateway::bots::Bots;
 use crate::gateway::registrations::Registrations;
+use crate::gateway::tls::{CertificateFiles, TlsListener};
 use crate::gateway::upstream::Upstream;
 use crate::gateway::{self, Gateway};
 use crate::log::EventLog;
 use crate::projector::ProjectorHandle;
 use axum::Router;
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -27,6 +29,8 @@ use uuid::Uuid;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How often the log is looked at for what retention may remove.
 const RETAIN_EVERY: Duration = Duration::from_secs(300);
+/// How often the files of a certificate are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Where ticks come from.
 const TICK_SOURCE: &str = "/counterbat";
 
@@ -41,18 +45,22 @@ pub async fn serve(
     ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), AppError> {
     let base = Base::open(config, clock).await?;
+    let public = Public::new(gateway_listener, config)?;
     let server = ServerInfo {
-        console: address(&console_listener)?,
-        gateway: address(&gateway_listener)?,
+        console: address("http", &console_listener)?,
+        gateway: public.address()?,
         pid: std::process::id(),
     };
-    let gateway = open_gateway(&base, &server.gateway)?;
+    let accounts = base.accounts_to_serve()?;
+    let gateway = open_gateway(&base, accounts.clone(), &server.gateway)?;
     let mut running = base.start_projector().await?;
-    let console = open_console(&base, &running.handle, &gateway)?;
+    let console = open_console(&base, &running.handle, accounts, &gateway)?;
 
     let (halt, halted) = watch::channel(false);
-    let mut listeners =
-        [listen(gateway_listener, gateway.router(), halted.clone()), listen(console_listener, console, halted.clone())];
+    let mut listeners = [
+        public.listen(gateway.router(), halted.clone()),
+        listen(without_delay(console_listener), console, halted.clone()),
+    ];
     let chores = [
         tick(&base, halted.clone()),
         retain(&base, running.handle.clone(), halted),
@@ -100,18 +108,17 @@ fn failed(what: &'static str, reason: &str) -> AppError {
 }
 
 /// Puts the gateway together. `own_url` is where it listens.
-pub(super) fn open_gateway(base: &Base, own_url: &str) -> Result<Gateway, AppError> {
+pub(super) fn open_gateway(base: &Base, accounts: Accounts, own_url: &str) -> Result<Gateway, AppError> {
     let config = &base.config;
-    let mut accounts = Vec::new();
-    for account in &config.accounts {
-        accounts.push((account.name.clone(), account.read_token()?.reveal().to_owned()));
-    }
     if accounts.is_empty() {
-        tracing::warn!("no [[accounts]] are configured: every callback and call will be refused");
+        tracing::warn!(
+            "there are no accounts, so every callback and call is refused: `counterbat account add` adds one, or [[accounts]] \
+             in the config and a restart"
+        );
     }
     Ok(Gateway::new(gateway::Parts {
         log: base.log.clone(),
-        accounts: Accounts::new(accounts)?,
+        accounts,
         upstream: Upstream::new(&config.upstream.url, config.upstream.timeout.0)?,
         bots: Bots::new(config.relay.timeout.0, config.relay.allow_private)?,
         registrations: Registrations::open(&base.dir.path.join("webhooks"))?,
@@ -124,7 +131,12 @@ pub(super) fn open_gateway(base: &Base, own_url: &str) -> Result<Gateway, AppErr
     }))
 }
 
-fn open_console(base: &Base, projector: &ProjectorHandle, gateway: &Gateway) -> Result<Router, AppError> {
+fn open_console(
+    base: &Base,
+    projector: &ProjectorHandle,
+    accounts: Accounts,
+    gateway: &Gateway,
+) -> Result<Router, AppError> {
     let engine = Arc::new(base.engine(projector)?);
     let transfer = Transfer {
         log: base.log.clone(),
@@ -133,19 +145,54 @@ fn open_console(base: &Base, projector: &ProjectorHandle, gateway: &Gateway) -> 
         clock: base.clock.clone(),
     };
     let health = Health { log: base.log.clone(), projector: projector.clone(), gateway: gateway.clone() };
-    Ok(console::router(engine, transfer, health, base.metrics.clone()))
+    Ok(console::router(engine, transfer, accounts, health, base.metrics.clone()))
 }
 
-fn address(listener: &TcpListener) -> Result<String, AppError> {
+/// The gateway's listener.
+enum Public {
+    Plain(TcpListener),
+    Tls(Box<TlsListener>),
+}
+
+impl Public {
+    fn new(tcp: TcpListener, config: &Config) -> Result<Self, AppError> {
+        let Some(tls) = config.gateway.tls.clone() else { return Ok(Public::Plain(tcp)) };
+        let files = CertificateFiles { cert: tls.cert, key: tls.key };
+        Ok(Public::Tls(Box::new(TlsListener::new(tcp, files, RENEW_EVERY)?)))
+    }
+
+    fn address(&self) -> Result<String, AppError> {
+        match self {
+            Public::Plain(listener) => address("http", listener),
+            Public::Tls(listener) => address("https", &**listener),
+        }
+    }
+
+    fn listen(self, router: Router, halted: watch::Receiver<bool>) -> JoinHandle<()> {
+        match self {
+            Public::Plain(listener) => listen(without_delay(listener), router, halted),
+            Public::Tls(listener) => listen(*listener, router, halted),
+        }
+    }
+}
+
+fn address(scheme: &str, listener: &impl Listener<Addr = SocketAddr>) -> Result<String, AppError> {
     let local = listener.local_addr().map_err(|error| failed("a listener", &error.to_string()))?;
-    Ok(format!("http://{local}"))
+    Ok(format!("{scheme}://{local}"))
 }
 
-fn listen(listener: TcpListener, router: Router, mut halted: watch::Receiver<bool>) -> JoinHandle<()> {
-    let listener = listener.tap_io(|stream| {
+fn without_delay(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
+    listener.tap_io(|stream| {
         // Answers are small: waiting to fill a packet only delays them. It works without, too.
         let _ = stream.set_nodelay(true);
-    });
+    })
+}
+
+fn listen(
+    listener: impl Listener<Addr = SocketAddr>,
+    router: Router,
+    mut halted: watch::Receiver<bool>,
+) -> JoinHandle<()> {
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
         // The sender goes away only at the end, which is a stop as well.
         let _ = halted.wait_for(|halt| *halt).await;

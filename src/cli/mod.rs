@@ -1,5 +1,6 @@
 //! Flags, exit codes, progress bars, table output.
 
+mod account;
 mod config;
 mod export;
 mod import;
@@ -44,6 +45,7 @@ enum Command {
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
     Redeliver(redeliver::RedeliverArgs),
+    Account(account::AccountArgs),
     Config(config::ConfigArgs),
 }
 
@@ -82,6 +84,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Export(args) => export::run(args, config).await,
             Command::Rebuild(args) => rebuild::run(args, config).await,
             Command::Redeliver(args) => redeliver::run(args, config).await,
+            Command::Account(args) => account::run(args, config).await,
             Command::Config(args) => config::run(args, &config),
             Command::Sandbox(args) => sandbox::run(args).await,
         }

@@ -36,7 +36,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Where an account's token is.
+/// Where a secret is: an account's token, or a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
     Inline(Secret),
@@ -61,27 +61,37 @@ pub struct Account {
     pub token: TokenSource,
     /// In order of time; empty where `[fold] policy` holds.
     pub policies: Vec<PolicyFrom>,
+    /// Requests per second, 0 for no limit; `None` where `[gateway] requests_per_second` holds.
+    pub limit: Option<u32>,
 }
 
 impl Account {
     /// Reads the token from where it is.
     pub fn read_token(&self) -> Result<Secret, ConfigError> {
         let refuse = |reason: String| ConfigError::Token { account: self.name.clone(), reason };
-        let text = match &self.token {
-            TokenSource::Inline(secret) => secret.reveal().to_owned(),
-            TokenSource::Env(name) => {
-                std::env::var(name).map_err(|_| refuse(format!("environment variable {name} is not set")))?
-            }
-            TokenSource::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| refuse(format!("{}: {error}", path.display())))?
-            }
-        };
-        let text = text.trim();
+        let secret = self.token.read().map_err(refuse)?;
+        let text = secret.reveal();
         // It travels in an HTTP header, so anything else could not be Viber's.
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(refuse("it is empty or has characters no token has".to_owned()));
         }
-        Ok(Secret::new(text))
+        Ok(secret)
+    }
+}
+
+impl TokenSource {
+    /// Reads the secret, white space around it cut off; else says why not.
+    pub(super) fn read(&self) -> Result<Secret, String> {
+        let text = match self {
+            TokenSource::Inline(secret) => secret.reveal().to_owned(),
+            TokenSource::Env(name) => {
+                std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))?
+            }
+            TokenSource::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?
+            }
+        };
+        Ok(Secret::new(text.trim()))
     }
 }
 
@@ -99,6 +109,8 @@ struct Written {
     policy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<WrittenPolicy>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -136,7 +148,7 @@ impl Written {
                 "account `{name}`: the first of policies has no valid_from, each later one a later valid_from than the one before"
             ));
         }
-        Ok(Account { name, token, policies })
+        Ok(Account { name, token, policies, limit: self.limit })
     }
 }
 
@@ -179,6 +191,7 @@ impl Serialize for Account {
             token_file: None,
             policy: None,
             policies: (!policies.is_empty()).then_some(policies),
+            limit: self.limit,
         };
         match &self.token {
             TokenSource::Inline(_) => written.token = Some("(secret)".into()),

@@ -1,6 +1,6 @@
 //! Reading the settings: file, then environment, then flags.
 
-use super::{Config, TokenSource};
+use super::{Account, Config, TokenSource};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -24,6 +24,9 @@ pub enum ConfigError {
     /// A token cannot be read.
     #[error("the token of account `{account}`: {reason}")]
     Token { account: String, reason: String },
+    /// The key that tokens are stored under cannot be read.
+    #[error("the key of [gateway]: {0}")]
+    Key(String),
 }
 
 impl Config {
@@ -61,7 +64,8 @@ impl Config {
             env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
         variables.sort();
         for (name, value) in variables {
-            if config.accounts.iter().any(|account| matches!(&account.token, TokenSource::Env(own) if *own == name)) {
+            let holds_token = |account: &Account| matches!(&account.token, TokenSource::Env(own) if *own == name);
+            if config.accounts.iter().any(holds_token) || config.gateway.key_env.as_ref() == Some(&name) {
                 continue;
             }
             lay(&mut table, &name, &value)?;
@@ -76,9 +80,10 @@ impl Config {
 fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count() + 1);
-    let in_accounts = before.is_none_or(|before| text[..before.len()].contains("accounts"))
-        || line.and_then(|line| text.lines().nth(line - 1)).is_some_and(|line| line.contains("accounts"));
-    let reason = if in_accounts { without_quotes(error.message()) } else { error.message().to_owned() };
+    let holds_secret = |line: &str| line.contains("accounts") || line.contains("key");
+    let may_quote = before.is_some_and(|before| !text[..before.len()].contains("accounts"))
+        && !line.and_then(|line| text.lines().nth(line - 1)).is_some_and(holds_secret);
+    let reason = if !may_quote { without_quotes(error.message()) } else { error.message().to_owned() };
     ConfigError::File { path: PathBuf::new(), line, reason: reason.replace('\n', "; ") }
 }
 
@@ -103,7 +108,7 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
         };
     }
     let reason = refused.map_or_else(String::new, |error| match keys.first() {
-        Some(section) if section == "accounts" => without_quotes(error.message()),
+        Some(section) if section == "accounts" || section == "gateway" => without_quotes(error.message()),
         _ => error.message().to_owned(),
     });
     Err(ConfigError::Variable { name: name.to_owned(), reason })
@@ -151,6 +156,12 @@ mod tests {
     fn the_manual_names_every_setting() {
         let all = toml::to_string(&Config {
             lake: Lake { url: Some("x".into()), ..Lake::default() },
+            gateway: Gateway {
+                key: Some(Secret::new("x")),
+                key_env: Some("x".into()),
+                key_file: Some("x".into()),
+                ..Gateway::default()
+            },
             log: Log { retention_age: Some(Span::days(1)), retention_size: Some(Size::mib(1)), ..Log::default() },
             ..Config::default()
         });
@@ -167,7 +178,8 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let config = parse(&uncommented, &[]).unwrap();
-        assert_eq!(config.accounts.len(), 2);
+        assert_eq!((config.accounts.len(), config.accounts[0].limit), (2, Some(50)));
+        assert!(config.gateway.tls.is_some() && config.gateway.key_file.is_some());
     }
 
     #[test]
@@ -187,6 +199,9 @@ mod tests {
                 ["line", "two accounts"],
             ),
             ("[metrics]\naccounts = \"some\"", ["line 2", "some"]),
+            ("[gateway]\nrequests_per_second = -1", ["line 2", "-1"]),
+            ("[gateway]\ntls = {cert = \"a\"}", ["line 2", "key"]),
+            ("\n[gateway]\nkey = \"a\"\nkey_env = \"b\"", ["line 2", "one of key"]),
         ] {
             let error = parse(text, &[]).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
@@ -241,6 +256,11 @@ mod tests {
     fn secrets_are_not_shown() {
         let config = parse("[[accounts]]\nname = \"a\"\ntoken = \"hush-hush\"", &[]).unwrap();
         assert_eq!(config.accounts[0].read_token().unwrap().reveal(), "hush-hush");
+        let with_key = parse("[gateway]\nkey = \" hush-key \"", &[]).unwrap();
+        assert_eq!(with_key.gateway.read_key().unwrap().unwrap().reveal(), "hush-key");
+        assert!(!format!("{with_key:?}").contains("hush") && !toml::to_string(&with_key).unwrap().contains("hush"));
+        let key_env = parse("[gateway]\nkey_env = \"COUNTERBAT_OWN\"", &[("COUNTERBAT_OWN", "hush")]).unwrap();
+        assert!(key_env.gateway.read_key().unwrap_err().to_string().contains("COUNTERBAT_OWN is not set"));
         assert!(!format!("{config:?}").contains("hush"));
         assert!(!toml::to_string(&config).unwrap().contains("hush"));
         for bad in [
@@ -249,6 +269,10 @@ mod tests {
             "[[accounts]]\nname = \"a\"\ntoken = hush-hush",
             "accounts = [{name=\"a b\", token=\"hush-hush\"}]",
             "[[accounts]]\nname = \"a\"\ntoken = \"x\"\npolicies = \"hush-hush\"",
+            "[gateway]\nkey = hush",
+            "[gateway]\nkey = \"hush",
+            "[gateway]\nkey = [\"hush\"]",
+            "[gateway]\ntls = {key = [\"hush\"], cert = \"a\"}",
         ] {
             let error = parse(bad, &[]).unwrap_err();
             assert!(!error.contains("hush") && error.contains("line "), "{error}");

@@ -5,10 +5,12 @@
 
 mod account;
 mod duration;
+mod gateway;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use duration::{Size, Span};
+pub use gateway::{Gateway, Tls};
 pub use load::{ConfigError, DEFAULT_FILE};
 
 use crate::session::policy::Policy;
@@ -29,6 +31,7 @@ pub struct Config {
     /// Where Viber reaches the gateway; by default at its own address.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_http_url")]
     pub public_url: Option<Url>,
+    #[serde(deserialize_with = "gateway::one_key")]
     pub gateway: Gateway,
     pub console: Console,
     pub upstream: Upstream,
@@ -40,15 +43,6 @@ pub struct Config {
     pub metrics: Metrics,
     #[serde(deserialize_with = "account::all")]
     pub accounts: Vec<Account>,
-}
-
-/// `[gateway]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Gateway {
-    pub listen: SocketAddr,
-    /// 0 is off.
-    pub watch_every: Span,
 }
 
 /// `[console]`
@@ -166,12 +160,6 @@ impl Default for Config {
             metrics: Metrics::default(),
             accounts: Vec::new(),
         }
-    }
-}
-
-impl Default for Gateway {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), watch_every: Span::seconds(600) }
     }
 }
 

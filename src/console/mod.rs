@@ -1,14 +1,16 @@
-//! The second listener: SQL over HTTP, import and export, redelivery, `/metrics`, health.
+//! The second listener: SQL over HTTP, import and export, redelivery, accounts, `/metrics`, health.
 //!
 //! It asks for no password, so it listens on this machine only, and it refuses what a web page of somebody else makes a
 //! browser send.
 
+pub mod accounts;
 pub mod health;
 pub mod problem;
 pub mod redeliver;
 pub mod sql;
 pub mod transfer;
 
+use crate::gateway::accounts::Accounts;
 use crate::metrics::Metrics;
 use crate::query::Engine;
 use axum::Router;
@@ -23,12 +25,19 @@ use std::time::Instant;
 use transfer::Transfer;
 
 /// All routes of the listener.
-pub fn router(engine: Arc<Engine>, transfer: Transfer, health: Health, metrics: Arc<Metrics>) -> Router {
+pub fn router(
+    engine: Arc<Engine>,
+    transfer: Transfer,
+    accounts: Accounts,
+    health: Health,
+    metrics: Arc<Metrics>,
+) -> Router {
     let redelivery = redeliver::Parts { engine: engine.clone(), gateway: health.gateway.clone() };
     Router::new()
         .merge(sql::router(engine))
         .merge(redeliver::router(redelivery))
         .merge(transfer::router(transfer))
+        .merge(accounts::router(accounts))
         .merge(health::router(health, metrics.clone()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
         .layer(middleware::from_fn_with_state(metrics, watch))

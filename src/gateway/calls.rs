@@ -16,6 +16,8 @@ use std::time::Instant;
 const ROUTE: &str = "/pa/{method}";
 /// Viber's codes.
 const INVALID_AUTH_TOKEN: u16 = 2;
+const SUSPENDED: (u16, &str) = (9, "publicAccountSuspended: the account is paused at counterbat");
+const TOO_MANY_REQUESTS: (u16, &str) = (12, "tooManyRequests: the account's limit at counterbat is reached");
 const BAD_DATA: u16 = 3;
 /// A general error: none of the codes that say something of the request.
 const GENERAL: u16 = 1000;
@@ -52,6 +54,10 @@ async fn carry_out(gateway: &Gateway, name: String, request: Request) -> Respons
             return refusal(INVALID_AUTH_TOKEN, message);
         }
     };
+    if let Some((reason, (status, message))) = turned_away(&account) {
+        gateway.metrics.rejected(reason);
+        return refusal(status, message);
+    }
     if let Err(error) = gateway.recorder.check_writable().await {
         gateway.metrics.rejected(Rejection::LogUnwritable);
         tracing::warn!(%error, account = account.name, method = name, "a call was refused: it could not be recorded");
@@ -135,7 +141,15 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, body: &[u8]) -> Result<Arc<Acc
         (Some(token), _) | (None, Some(token)) => token,
         (None, None) => return Err("missing_auth_token"),
     };
-    gateway.accounts.with_token(token).cloned().ok_or(INVALID)
+    gateway.accounts.with_token(token).ok_or(INVALID)
+}
+
+/// Why calls of the account are not taken now, and Viber's code and text for it.
+fn turned_away(account: &Account) -> Option<(Rejection, (u16, &'static str))> {
+    if account.is_paused() {
+        return Some((Rejection::Paused, SUSPENDED));
+    }
+    (!account.admits_call()).then_some((Rejection::RateLimited, TOO_MANY_REQUESTS))
 }
 
 /// An error as Viber tells one: HTTP 200 and a status.

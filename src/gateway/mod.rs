@@ -4,19 +4,24 @@
 //! ([`upstream`]), [`set_webhook`] among them with the gateway's own address in place of the bot's, which
 //! [`registrations`] keeps; [`record`] says what is kept of a call.
 
+mod account;
+pub mod account_store;
 pub mod accounts;
 mod addresses;
 pub mod bots;
 mod calls;
 mod clock;
 mod json;
+mod limit;
 mod record;
 mod redeliver;
 pub mod registrations;
 mod set_webhook;
 mod signature;
+pub mod tls;
 pub mod upstream;
 mod watch;
+pub mod vault;
 mod webhooks;
 
 pub use redeliver::RedeliverError;

@@ -266,7 +266,7 @@ mod tests {
     fn call(method: &str, request: &str, answer: Option<&str>) -> Vec<Event> {
         let accounts = Accounts::new([("shop".to_owned(), "tok-1".to_owned())]).unwrap();
         let call = Call {
-            account: accounts.named("shop").unwrap().clone(),
+            account: accounts.named("shop").unwrap(),
             method: method.into(),
             request: request.into(),
             answer: answer.map(|body| (200, body.as_bytes().to_vec())),

@@ -4,9 +4,9 @@
 //! confirmed once Viber has taken it, dropped otherwise. Until then the old one stays in force, but for Viber's
 //! validation, which goes to the new one. One file an account.
 
+use crate::durable_file::{self, DurableFileError};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::OwnedMutexGuard;
@@ -15,17 +15,6 @@ use tokio::sync::OwnedMutexGuard;
 const OPTIONAL: [&str; 4] = ["delivered", "seen", "failed", "conversation_started"];
 /// Viber's check of a webhook.
 const VALIDATION: &str = "webhook";
-
-/// Why a registration cannot be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistrationError {
-    /// The disk refused; a retry helps once it has room or is back.
-    #[error("{path}: {error}")]
-    Io { path: PathBuf, error: std::io::Error },
-    /// What is there cannot be read. Somebody must look at it; removing the file forgets the bot's webhook.
-    #[error("{path} is no webhook registration: {reason}")]
-    Damaged { path: PathBuf, reason: String },
-}
 
 /// What a bot asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,20 +58,13 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// Reads what `dir` holds; makes it where it is missing. What was pending when the process ended was never answered,
+    /// Reads what `dir` holds. What was pending when the process ended was never answered,
     /// so the bot knows it as failed: it is dropped.
-    pub fn open(dir: &Path) -> Result<Self, RegistrationError> {
-        let io = |path: &Path, error| RegistrationError::Io { path: path.to_owned(), error };
-        std::fs::create_dir_all(dir).map_err(|error| io(dir, error))?;
+    pub fn open(dir: &Path) -> Result<Self, DurableFileError> {
         let mut by_account = HashMap::new();
-        for entry in std::fs::read_dir(dir).map_err(|error| io(dir, error))? {
-            let path = entry.map_err(|error| io(dir, error))?.path();
-            let Some(account) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else {
-                continue;
-            };
-            let text = std::fs::read(&path).map_err(|error| io(&path, error))?;
-            let read: Registration = serde_json::from_slice(&text)
-                .map_err(|error| RegistrationError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        for path in durable_file::list(dir)? {
+            let Some(account) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+            let Some(read) = durable_file::read::<Registration>(&path)? else { continue };
             by_account.insert(account.to_owned(), Registration { pending: None, ..read });
         }
         Ok(Self { dir: dir.to_owned(), by_account: RwLock::new(by_account), changing: RwLock::default() })
@@ -114,7 +96,7 @@ impl Registrations {
         self: &Arc<Self>,
         account: &str,
         wanted: Option<Webhook>,
-    ) -> Result<PendingChange, RegistrationError> {
+    ) -> Result<PendingChange, DurableFileError> {
         let lock = {
             let mut changing = self.changing.write().unwrap_or_else(PoisonError::into_inner);
             changing.entry(account.to_owned()).or_default().clone()
@@ -134,11 +116,12 @@ impl Registrations {
     }
 
     /// Writes it, durably, then lets it take effect.
-    async fn store(&self, account: &str, registration: Registration) -> Result<(), RegistrationError> {
+    async fn store(&self, account: &str, registration: Registration) -> Result<(), DurableFileError> {
         let path = self.dir.join(format!("{account}.json"));
         let kept = registration.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            write_or_remove(&path, &kept).map_err(|error| RegistrationError::Io { path, error })
+        let written = tokio::task::spawn_blocking(move || match kept {
+            Registration { confirmed: None, pending: None } => durable_file::remove(&path),
+            kept => durable_file::write(&path, &kept),
         });
         // The task ends without a result only in a panic or at the end of the process.
         written.await.unwrap_or(Ok(()))?;
@@ -150,22 +133,6 @@ impl Registrations {
         let mut all = self.by_account.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(account.to_owned(), registration);
     }
-}
-
-fn write_or_remove(path: &Path, registration: &Registration) -> std::io::Result<()> {
-    if registration.confirmed.is_none() && registration.pending.is_none() {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    } else {
-        let partial = path.with_extension("partial");
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(&serde_json::to_vec(registration)?)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)?;
-    }
-    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A `set_webhook` under way.
@@ -180,7 +147,7 @@ pub struct PendingChange {
 impl PendingChange {
     /// Viber has taken it: from now on it is in force. When it cannot be stored it is in force all the same, until the
     /// process ends: the error says so.
-    pub async fn confirm(self) -> Result<(), RegistrationError> {
+    pub async fn confirm(self) -> Result<(), DurableFileError> {
         let registration = Registration { confirmed: self.wanted.clone(), pending: None };
         let stored = self.all.store(&self.account, registration.clone()).await;
         if stored.is_err() {
@@ -190,7 +157,7 @@ impl PendingChange {
     }
 
     /// Viber has not taken it: what was in force stays so.
-    pub async fn forget(self) -> Result<(), RegistrationError> {
+    pub async fn forget(self) -> Result<(), DurableFileError> {
         if self.wanted.is_none() {
             return Ok(());
         }

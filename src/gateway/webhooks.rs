@@ -67,13 +67,13 @@ async fn accept(
     uri: &Uri,
     body: Body,
 ) -> Result<Accepted, Rejection> {
-    let account = gateway.accounts.named(account).ok_or(Rejection::UnknownAccount)?.clone();
+    let account = gateway.accounts.named(account).ok_or(Rejection::UnknownAccount)?;
     let signature = signature(headers, uri).ok_or(Rejection::MissingSignature)?;
     let body = read_body(headers, body).await.map_err(|error| match error {
         BodyError::TooLarge => Rejection::TooLarge,
         BodyError::Incomplete => Rejection::Incomplete,
     })?;
-    if !account.verifier.verify(&signature, &body) {
+    if !account.verify(&signature, &body) {
         return Err(Rejection::BadSignature);
     }
     let callback = Callback::parse(&body).unwrap_or_default();
@@ -82,7 +82,8 @@ async fn accept(
     let name = callback.event.text().filter(|name| super::is_type_name(name)).unwrap_or(UNKNOWN).to_owned();
     let user = user(&callback).map(str::to_owned);
     let token = callback.message_token.token();
-    let webhook = if is_tee(uri) { None } else { gateway.registrations.target(&account.name, &name) };
+    let is_for_the_record = account.is_paused() || is_tee(uri);
+    let webhook = if is_for_the_record { None } else { gateway.registrations.target(&account.name, &name) };
     let onward = webhook.map(|webhook| (signature.clone(), body.clone(), webhook.url.clone()));
     let id = match (token, &user) {
         (Some(token), Some(user)) => event_id(&name, token, user),

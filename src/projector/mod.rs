@@ -20,7 +20,7 @@ pub use rebuild::{Progress, finish_switch, rebuild};
 use crate::lake::{Lake, LakeError, TableName};
 use crate::log::{EventLog, LogError};
 use crate::metrics::Metrics;
-use crate::session::{PolicyChain, Terms};
+use crate::session::{Policies, PolicyChain, Terms};
 use crate::state::{Meta, PartitionMark, State, StateError};
 use buckets::Buckets;
 use commit::{Command, Committer, Frozen, Request};
@@ -86,7 +86,7 @@ pub struct Settings {
     /// Whether records that were too late when they arrived are folded in now.
     pub any_age: bool,
     /// By account; others go by `default_policy`.
-    pub policies: BTreeMap<String, PolicyChain>,
+    pub policies: Policies,
     pub default_policy: PolicyChain,
     pub commit_every: Duration,
     pub snapshot_every: Duration,
@@ -100,7 +100,7 @@ impl Settings {
     /// The terms an account is folded under.
     pub fn terms(&self, account: &str) -> Terms {
         Terms {
-            policies: self.policies.get(account).unwrap_or(&self.default_policy).clone(),
+            policies: self.policies.of(account).unwrap_or_else(|| self.default_policy.clone()),
             lateness_ms: self.lateness_ms,
             settle_lateness_ms: self.settle_lateness_ms,
             delivery_window_ms: self.delivery_window_ms,
@@ -109,12 +109,10 @@ impl Settings {
 
     /// The policies in words that change when they do.
     pub fn describe_policies(&self) -> String {
-        let accounts: Vec<String> =
-            self.policies.iter().map(|(account, chain)| format!("{account}: {}", chain.describe())).collect();
         format!(
             "default: {}; {}; lateness {} ms, delivery window {} ms",
             self.default_policy.describe(),
-            accounts.join("; "),
+            self.policies.describe(),
             self.settle_lateness_ms,
             self.delivery_window_ms
         )

@@ -33,7 +33,7 @@ fn settings(log: &EmbeddedLog) -> Settings {
         settle_lateness_ms: 3 * DAY,
         delivery_window_ms: 14 * DAY,
         any_age: false,
-        policies: BTreeMap::new(),
+        policies: Policies::default(),
         default_policy: PolicyChain::always(Policy::named("counterbat").unwrap()),
         commit_every: Duration::from_millis(50),
         snapshot_every: Duration::from_millis(80),

@@ -48,6 +48,8 @@ pub(super) struct Worker {
     mark: PartitionMark,
     open: FxHashMap<(String, Kind), i64>,
     terms: FxHashMap<String, Arc<Terms>>,
+    /// How many accounts had a policy of their own when `terms` was begun.
+    policies: usize,
     bytes: usize,
 }
 
@@ -60,8 +62,8 @@ struct Touched {
 impl Worker {
     pub fn new(partition: u32, settings: Arc<Settings>, state: State, mark: PartitionMark) -> Self {
         let open = mark.open.iter().map(|(account, kind, n)| ((account.clone(), *kind), *n)).collect();
-        let (active, frozen, terms) = (Layer::default(), None, FxHashMap::default());
-        Self { partition, settings, state, active, frozen, mark, open, terms, bytes: 0 }
+        let (active, frozen, terms, policies) = (Layer::default(), None, FxHashMap::default(), 0);
+        Self { partition, settings, state, active, frozen, mark, open, terms, policies, bytes: 0 }
     }
 
     /// The next offset to fold.
@@ -105,6 +107,7 @@ impl Worker {
         recorded: Option<&[Disposition]>,
         source: Source,
     ) -> Result<Delta, ProjectorError> {
+        self.learn_policies();
         let start = self.mark.watermark_ms;
         let mut touched: FxHashMap<UserKey, Touched> = FxHashMap::default();
         let mut events = EventRows::default();
@@ -326,6 +329,15 @@ impl Worker {
             (Some(old), Some(new)) if old != new => tally.corrected("session"),
             (Some(_), None) if after.is_some() => tally.corrected("session"),
             _ => {}
+        }
+    }
+
+    /// Looks up the terms again when an account has come in. An account's policy is known before its first event is in
+    /// the log, so between two batches is soon enough.
+    fn learn_policies(&mut self) {
+        let policies = self.settings.policies.count();
+        if std::mem::replace(&mut self.policies, policies) != policies {
+            self.terms.clear();
         }
     }
 

@@ -6,11 +6,13 @@
 
 pub mod change;
 pub mod fold;
+pub mod policies;
 pub mod policy;
 pub mod row;
 pub mod user;
 
 pub use fold::{Rows, Terms};
+pub use policies::Policies;
 pub use policy::{Policy, PolicyChain};
 pub use user::User;
 

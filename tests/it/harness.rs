@@ -195,7 +195,10 @@ impl Server {
                 std::thread::sleep(Duration::from_millis(50));
                 panic!("serve ended before it told its addresses: {}", stderr.lock().unwrap());
             };
-            let address = line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned);
+            let address = line
+                .split_whitespace()
+                .find(|word| word.starts_with("http://") || word.starts_with("https://"))
+                .map(str::to_owned);
             if line.contains("gateway") {
                 gateway = address;
             } else if line.contains("console") {
@@ -297,7 +300,8 @@ impl Reply {
     }
 }
 
-fn http() -> &'static reqwest::Client {
+/// The client of all requests.
+pub fn http() -> &'static reqwest::Client {
     static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
     CLIENT.get_or_init(|| reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap())
 }

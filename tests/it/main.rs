@@ -1,5 +1,6 @@
 //! The whole program, run as users run it: a real binary on real directories, killed, filled up and asked.
 
+mod accounts;
 mod disk;
 mod generate;
 mod golden;

@@ -1,0 +1,50 @@
+//! Why accounts cannot be served or changed.
+
+use super::super::vault::{BadKey, Unopened};
+use crate::durable_file::DurableFileError;
+use crate::session::policy::PolicyError;
+
+/// Why the accounts cannot be served, or one of them not be changed. Only [`AccountsError::File`] may pass by itself. No
+/// text says a token or a key.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    /// A call could not be told to belong to one of them.
+    #[error("accounts `{0}` and `{1}` have the same token")]
+    SameToken(String, String),
+    #[error(
+        "account `{0}` is both in the config and in the data directory: take it out of the config, or out of the data directory by `counterbat account remove {0}`"
+    )]
+    InBoth(String),
+    #[error("{0:?} is no name for an account: expected 1 to 64 of a-z, 0-9, _ and -")]
+    BadName(String),
+    #[error("the token is empty, too long, or has characters that no token has")]
+    BadToken,
+    #[error("there is an account `{0}` already")]
+    NameTaken(String),
+    #[error("this token is already a token of account `{0}`")]
+    TokenTaken(String),
+    #[error("there is no account `{0}`")]
+    Unknown(String),
+    #[error("account `{0}` comes from the config: change it there, under [[accounts]], and restart")]
+    Configured(String),
+    #[error(
+        "account `{name}` is known from before and folded under {known}, so it cannot get policy `{given}`: its sessions would not be those it had; leave the policy out, or take another name"
+    )]
+    OtherPolicy { name: String, known: String, given: String },
+    #[error("account `{name}`: {error}")]
+    Policy { name: String, error: PolicyError },
+    #[error(
+        "tokens are stored encrypted, and there is no key for it: set key_file under [gateway] to a file made by `openssl rand -hex 32`, or key or key_env"
+    )]
+    NoKey,
+    #[error("the token of account `{name}` cannot be opened with the key of [gateway]: {error}")]
+    Unopened { name: String, error: Unopened },
+    #[error(
+        "the token of account `{0}` is stored encrypted, and [gateway] has no key: set the one under which it was added"
+    )]
+    Locked(String),
+    #[error(transparent)]
+    Key(#[from] BadKey),
+    #[error(transparent)]
+    File(#[from] DurableFileError),
+}
