@@ -5,10 +5,12 @@
 
 mod access;
 mod accounts;
+mod demo;
 mod pictures;
 mod serve;
 
 pub use access::{Access, Offline, ServerInfo, access};
+pub use demo::{DemoInfo, DemoOptions, demo};
 pub use serve::serve;
 
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};

@@ -95,7 +95,11 @@ impl Offline {
 
     /// The gateway's parts, without its listener: for sending to the bots.
     pub fn gateway(&self) -> Result<Gateway, AppError> {
-        open_gateway(&self.base, self.base.accounts_to_change()?, &format!("http://{}", self.base.config.gateway.listen))
+        open_gateway(
+            &self.base,
+            self.base.accounts_to_change()?,
+            &format!("http://{}", self.base.config.gateway.listen),
+        )
     }
 
     /// SQL over everything the log has; starts the projector.

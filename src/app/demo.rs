@@ -42,7 +42,8 @@ pub async fn demo(
     stop: impl Future<Output = ()> + Send,
     ready: impl FnOnce(&DemoInfo),
 ) -> Result<(), AppError> {
-    let failed = |what: &'static str| move |error: &dyn std::fmt::Display| AppError::Failed { what, reason: error.to_string() };
+    let failed =
+        |what: &'static str| move |error: &dyn std::fmt::Display| AppError::Failed { what, reason: error.to_string() };
     let time = SandboxTime::from_now(options.speed);
     let (halt, halted) = watch::channel(false);
     let sandbox_options = crate::sandbox::Options::new(options.sandbox, time.clone(), options.seed, halted.clone());

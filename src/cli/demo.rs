@@ -64,7 +64,9 @@ pub async fn run(args: DemoArgs, data_dir: Option<PathBuf>) -> Result<()> {
     };
     let until = async move {
         match args.seconds {
-            Some(seconds) => tokio::select! { () = stop => {}, () = tokio::time::sleep(Duration::from_secs(seconds)) => {} },
+            Some(seconds) => {
+                tokio::select! { () = stop => {}, () = tokio::time::sleep(Duration::from_secs(seconds)) => {} }
+            }
             None => stop.await,
         }
     };

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn samples_are_summed_by_label() {
-        let text = "# HELP x y\n# TYPE x counter\nx{a=\"1\",b=\"u\"} 2\nx{a=\"2\",b=\"u\"} 3\nx{a=\"1\",b=\"v\"} 4.5\ny 7\n";
+        let text =
+            "# HELP x y\n# TYPE x counter\nx{a=\"1\",b=\"u\"} 2\nx{a=\"2\",b=\"u\"} 3\nx{a=\"1\",b=\"v\"} 4.5\ny 7\n";
         let figures = Figures::read(text);
         assert_eq!(figures.sum("x", &[]), 9.5);
         assert_eq!(figures.sum("x", &[("a", "1")]), 6.5);

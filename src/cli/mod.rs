@@ -2,7 +2,9 @@
 
 mod account;
 mod config;
+mod demo;
 mod export;
+mod figures;
 mod import;
 mod progress;
 mod rebuild;
@@ -19,7 +21,7 @@ use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Counts Viber bot billing sessions: relays, records, folds, and answers in SQL
@@ -39,6 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Demo(demo::DemoArgs),
     Sandbox(sandbox::SandboxArgs),
     Sql(sql::SqlArgs),
     Import(import::ImportArgs),
@@ -68,31 +71,46 @@ fn run(cli: Cli) -> Result<()> {
     {
         return config::print_default();
     }
-    // It has nothing to do with the data directory, nor with what the config says.
-    if let Command::Sandbox(args) = cli.command {
-        return runtime()?.block_on(sandbox::run(args));
-    }
-    // Names and values that are no Unicode cannot be ours.
-    let env =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
-    runtime()?.block_on(async {
-        match cli.command {
-            Command::Serve(args) => serve::run(args, config).await,
-            Command::Sql(args) => run_sql(args, config).await,
-            Command::Import(args) => import::run(args, config).await,
-            Command::Export(args) => export::run(args, config).await,
-            Command::Rebuild(args) => rebuild::run(args, config).await,
-            Command::Redeliver(args) => redeliver::run(args, config).await,
-            Command::Account(args) => account::run(args, config).await,
-            Command::Config(args) => config::run(args, &config),
-            Command::Sandbox(args) => sandbox::run(args).await,
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    match cli.command {
+        // These two have nothing to do with what the config says.
+        Command::Demo(args) => runtime.block_on(demo::run(args, cli.data_dir)),
+        Command::Sandbox(args) => runtime.block_on(sandbox::run(args)),
+        command => {
+            // Names and values that are no Unicode cannot be ours.
+            let env = std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+            let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
+            runtime.block_on(run_on_data(command, config))
         }
-    })
+    }
 }
 
-fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
+/// Commands that work on the data directory.
+async fn run_on_data(command: Command, config: Config) -> Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(args, config).await,
+        Command::Sql(args) => run_sql(args, config).await,
+        Command::Import(args) => import::run(args, config).await,
+        Command::Export(args) => export::run(args, config).await,
+        Command::Rebuild(args) => rebuild::run(args, config).await,
+        Command::Redeliver(args) => redeliver::run(args, config).await,
+        Command::Account(args) => account::run(args, config).await,
+        Command::Config(args) => config::run(args, &config),
+        Command::Demo(_) | Command::Sandbox(_) => Ok(()),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
+    let mut terminated = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    })
 }
 
 async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {

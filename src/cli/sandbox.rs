@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use url::Url;
 
@@ -68,8 +67,7 @@ pub struct SandboxArgs {
 
 /// Runs the command.
 pub async fn run(args: SandboxArgs) -> Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = super::stop_signal()?;
     let listener = bind(args.listen).await?;
     let (halt, halted) = watch::channel(false);
     let time = SandboxTime::from_now(args.speed);
@@ -89,10 +87,7 @@ pub async fn run(args: SandboxArgs) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(hello(&sandbox, &bots, args.through.is_some()).as_bytes()).and_then(|()| out.flush());
     drop(out);
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
-    }
+    stop.await;
     tracing::info!("stopping");
     halt.send_replace(true);
     for bot in running {

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use std::io::Write;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Receive callbacks, relay calls, fold and answer, until told to stop
 ///
@@ -17,16 +16,9 @@ pub struct ServeArgs {}
 
 /// Runs the command.
 pub async fn run(_args: ServeArgs, config: Config) -> Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = super::stop_signal()?;
     let gateway = bind("gateway", config.gateway.listen).await?;
     let console = bind("console", config.console.listen).await?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
-        }
-    };
     app::serve(&config, app::wall_clock(), gateway, console, stop, |server| {
         let mut out = std::io::stdout().lock();
         // Whoever started it may not care to read.

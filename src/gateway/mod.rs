@@ -20,8 +20,8 @@ mod set_webhook;
 mod signature;
 pub mod tls;
 pub mod upstream;
-mod watch;
 pub mod vault;
+mod watch;
 mod webhooks;
 
 pub use redeliver::RedeliverError;
