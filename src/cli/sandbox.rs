@@ -44,7 +44,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     users: u32,
     /// How many times faster than real time everything goes
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = speed)]
     speed: f64,
     /// Run bots that answer, too, and have them send through the gateway (or sandbox) at this URL
     #[arg(long, value_name = "URL")]
@@ -61,9 +61,17 @@ pub struct SandboxArgs {
     /// Conversations a user begins in a day, on average
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     conversations: f64,
+    /// Calls and callbacks the ledger keeps, at some 600 bytes each; the oldest go
+    #[arg(long, value_name = "N", default_value_t = 2_000_000)]
+    ledger: usize,
     /// Users do nothing by themselves
     #[arg(long)]
     quiet_users: bool,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse().ok().filter(|speed| (0.001..=1e6).contains(speed));
+    speed.ok_or_else(|| "not a number from 0.001 to 1000000".to_owned())
 }
 
 /// Runs the command.
@@ -73,7 +81,8 @@ pub async fn run(args: SandboxArgs) -> Result<()> {
     let listener = bind(args.listen).await?;
     let (halt, halted) = watch::channel(false);
     let time = SandboxTime::from_now(args.speed);
-    let sandbox = Sandbox::start(Options::new(listener, time, args.seed, halted.clone()))?;
+    let options = Options::new(listener, time, args.seed, halted.clone());
+    let sandbox = Sandbox::start(Options { ledger_entries: args.ledger, ..options })?;
     let bots = add_bots(&sandbox, &args)?;
     let mut running = Vec::new();
     if let Some(through) = &args.through {
