@@ -16,18 +16,21 @@ use url::Url;
 
 /// Run a double of Viber's bot API, with users who write
 ///
-/// It has bots with tokens, users, subscriptions, billing sessions, quotas, receipts and signed callbacks with retries, by
-/// Viber's rules. Nothing leaves this machine. Point your bot, or the gateway's `[upstream] url`, at the address it prints
-/// instead of https://chatapi.viber.com, call set_webhook (http:// is fine here), and users begin to write to you.
+/// It has bots with tokens, users, subscriptions, billing sessions, quotas, receipts and signed
+/// callbacks with retries, by Viber's rules. Nothing leaves this machine. Point your bot, or the
+/// gateway's `[upstream] url`, at the address it prints instead of https://chatapi.viber.com, and
+/// call set_webhook (http:// is fine here): users begin to write to you.
 ///
 /// Look into it, and act for its users, under /sandbox/ on the same address:
 ///
-///   GET  /sandbox/bots, /sandbox/users?bot=NAME, /sandbox/stats
-///   GET  /sandbox/ledger?since=N&kind=calls|callbacks   all it accepted and told, as NDJSON
-///   POST /sandbox/bots    {"name":"shop","billable":true,"balance":100}
-///   POST /sandbox/users   {"bot":"shop","count":10,"user":{"country":"UA"}}
-///   POST /sandbox/act     {"bot":"shop","user":"ID","action":"write|start|subscribe|unsubscribe|seen","wait":true}
-///   PUT  /sandbox/faults  {"slow_ms":0,"down":false,"http_500":0.1,"cut_after_accept":0.1,"misbill":0,"lost_openings":0}
+///   GET  bots, users?bot=NAME, stats
+///   GET  ledger?since=N&kind=calls|callbacks    all it accepted and told, as NDJSON
+///   POST bots     {"name":"shop","billable":true,"balance":100}
+///   POST users    {"bot":"shop","count":10,"user":{"country":"UA"}}
+///   POST act      {"bot":"shop","user":"ID","action":"write","message":{…},"wait":true}
+///                 actions: write, start, subscribe, unsubscribe, seen
+///   PUT  faults   {"slow_ms":200,"down":false,"http_500":0.1,"cut_after_accept":0.1,
+///                 "misbill":0.1,"lost_openings":0.1}, shares of 0..1; not named is off
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct SandboxArgs {

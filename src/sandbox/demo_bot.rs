@@ -138,6 +138,7 @@ impl Book {
 #[derive(Default)]
 struct Known {
     messages: u64,
+    /// When the last message came, µs since the epoch; 0 without one.
     last_us: i64,
     gone: bool,
 }
@@ -339,19 +340,21 @@ impl DemoBot {
             return None;
         }
         *book.stats.callbacks.entry(callback.event.clone()).or_default() += 1;
-        let last_us = self.0.time.now_us();
+        let now_us = self.0.time.now_us();
         match callback.event.as_str() {
-            "message" | "subscribed" => {
+            name @ ("message" | "subscribed") => {
                 let is_new = !book.known.contains_key(user);
                 let known = book.known.entry(user.to_owned()).or_default();
                 known.gone = false;
-                known.last_us = last_us;
-                known.messages += u64::from(callback.event == "message");
+                if name == "message" {
+                    known.messages += 1;
+                    known.last_us = now_us;
+                }
                 let messages = known.messages;
                 if is_new {
                     book.users.push(user.to_owned());
                 }
-                (callback.event == "message").then(|| (user.to_owned(), messages))
+                (name == "message").then(|| (user.to_owned(), messages))
             }
             "unsubscribed" => {
                 if let Some(known) = book.known.get_mut(user) {
