@@ -27,6 +27,14 @@ fn call(server: &Server, token: &str) -> i64 {
     serde_json::from_slice::<Value>(&reply.body).unwrap()["status"].as_i64().unwrap()
 }
 
+/// A `message` callback of now, as a line of a file.
+fn message_event(account: &str, user: &str, token: u64) -> String {
+    let data: Value = serde_json::from_str(&message_body(user, token)).unwrap();
+    let event = json!({ "specversion": "1.0", "id": format!("message/{token}/{user}"), "subject": user,
+        "source": format!("/accounts/{account}"), "type": "com.viber.callback.message", "data": data });
+    format!("{event}\n")
+}
+
 /// What a call gets that is let through to no Viber.
 const RELAYED: i64 = 1000;
 
@@ -53,9 +61,12 @@ fn an_account_lives_from_add_to_remove_across_restarts() {
     let home = Home::new(&[KEY, NO_VIBER]);
     let server = home.serve();
     assert_eq!((callback(&server, "shop", ONE, 1), call(&server, ONE)), (403, 2));
+    // The fold has met the account, in every partition, before it is added.
+    let early: String = (0..32).map(|n| message_event("shop", &format!("early-{n}"), n)).collect();
+    home.ok_with(&["import", "--wait", "-"], early.as_bytes());
     home.ok_with(&["account", "add", "shop", "--policy", "vbm"], format!("{ONE}\n").as_bytes());
     assert_eq!((callback(&server, "shop", ONE, 1), call(&server, ONE)), (200, RELAYED));
-    let session = "select policy, inbound from sessions where account = 'shop'";
+    let session = "select policy, inbound from sessions where account = 'shop' and user_id = 'user-1=='";
     let rows = until("the session", || server.sql(session), |rows| !rows.is_empty());
     assert_eq!(rows, [json!({"policy": "vbm", "inbound": 1})]);
 
@@ -81,13 +92,16 @@ fn an_account_lives_from_add_to_remove_across_restarts() {
     home.ok(&["account", "remove", "shop"]);
     assert_eq!((callback(&server, "shop", TWO, 7), call(&server, TWO)), (403, 2));
     assert!(home.fails_with(&["account", "show", "shop"], b"").contains("no account `shop`"));
-    until("the last fact", || server.number("select inbound from sessions where account = 'shop'"), |n| *n == 6);
+    until("the last fact", || server.sql(session)[0]["inbound"].as_i64(), |n| *n == Some(6));
+    let counterbat = "select count(*) from sessions where account = 'shop' and policy = 'counterbat'";
+    assert_eq!(server.number(counterbat), 32);
     log.push_str(&server.log());
     assert!(server.stop().success());
 
     // Its history is folded as before, and comes with it when it comes back.
     home.ok(&["rebuild"]);
     assert_eq!(home.sql(session), [json!({"policy": "vbm", "inbound": 6})]);
+    assert_eq!(home.number(counterbat), 0);
     let error = home.fails_with(&["account", "add", "shop", "--policy", "gupshup"], ONE.as_bytes());
     assert!(error.contains("folded under policy `vbm`"), "{error}");
     assert!(home.ok_with(&["account", "add", "shop"], ONE.as_bytes()).contains("vbm"));
