@@ -171,12 +171,18 @@ pub struct Reading<'a> {
     pub malformed: Option<&'static str>,
 }
 
+/// The time in ms that a record counts with, and whether that is not its own: one bad clock does not move the watermark
+/// (spec §2).
+pub fn counted_time(received_at_us: i64, appended_at_us: i64) -> (i64, bool) {
+    let ahead = received_at_us.saturating_sub(appended_at_us) > MAX_AHEAD_MS * 1000;
+    (if ahead { appended_at_us } else { received_at_us }.div_euclid(1000), ahead)
+}
+
 /// Reads an event appended at `appended_at_us`. Never fails: what cannot be read is `malformed`.
 pub fn read(event: &Event, appended_at_us: i64) -> Reading<'_> {
     let (origin, kind) = Origin::of(&event.kind);
     let received_at_us = event.time_us.unwrap_or(appended_at_us);
-    let ahead = received_at_us.saturating_sub(appended_at_us) > MAX_AHEAD_MS * 1000;
-    let time_ms = if ahead { appended_at_us } else { received_at_us }.div_euclid(1000);
+    let (time_ms, ahead) = counted_time(received_at_us, appended_at_us);
     let mut reading = Reading {
         account: event.account(),
         user: event.subject.as_deref().filter(|user| !user.is_empty()),

@@ -17,7 +17,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -43,12 +43,21 @@ impl Lake {
         &self,
         partition: u32,
     ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        self.rows(partition, None)
+    }
+
+    /// Archived rows of a partition in order of offset, with these columns (`None`: all), in bounded memory.
+    fn rows(
+        &self,
+        partition: u32,
+        columns: Option<&[&str]>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
         let snapshot = self.table(TableName::Events).snapshot();
         if snapshot.files.is_empty() {
             return Ok(futures::stream::empty().boxed());
         }
         let damaged = |error: datafusion::error::DataFusionError| LakeError::Damaged(error.to_string());
-        let stream = self.ordered(snapshot.files.values(), partition).map_err(damaged)?;
+        let stream = self.ordered(snapshot.files.values(), partition, columns).map_err(damaged)?;
         let place = self.store.failed(&"").to_string();
         Ok(stream.map(move |batch| batch.map_err(|error| read_error(&place, &error))).boxed())
     }
@@ -57,6 +66,7 @@ impl Lake {
         &self,
         files: impl Iterator<Item = &'a FileEntry>,
         partition: u32,
+        columns: Option<&[&str]>,
     ) -> datafusion::error::Result<datafusion::execution::SendableRecordBatchStream> {
         let runtime =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(SORT_BYTES))).build_arc()?;
@@ -66,9 +76,11 @@ impl Lake {
         let schema = schema::in_files(TableName::Events);
         let source = Arc::new(ParquetSource::new(schema.clone()));
         let files = files.map(|file| PartitionedFile::new(self.location(TableName::Events, file).as_ref(), file.size));
-        let scan =
-            FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, source).with_file_group(files.collect()).build();
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, source).with_file_group(files.collect());
+        let indices = columns.map(|names| names.iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>());
+        let scan = scan.with_projection_indices(indices.transpose()?)?.build();
         let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        let schema = scan.schema();
         let ours = binary(
             col("partition", &schema)?,
             Operator::Eq,
@@ -84,21 +96,23 @@ impl Lake {
         execute_stream(plan, context.task_ctx())
     }
 
-    /// The event time in ms of the oldest fact that came too late; `None` when none did.
-    pub async fn oldest_too_late(&self) -> Result<Option<i64>, LakeError> {
-        let mut oldest: Option<i64> = None;
-        let table = self.table(TableName::Events);
-        for file in table.snapshot().files.values() {
-            for batch in table.read(file).await? {
-                for row in 0..batch.num_rows() {
-                    let (disposition, t_ms) = super::rows::disposition_and_time(&batch, row)?;
-                    if disposition == crate::event::Disposition::TooLate {
-                        oldest = Some(oldest.map_or(t_ms, |oldest| oldest.min(t_ms)));
-                    }
+    /// How far, in ms, the event that came latest to a partition lay behind the newest time before it, of those before
+    /// offset `before`.
+    pub async fn widest_lateness(&self, partition: u32, before: u64) -> Result<i64, LakeError> {
+        let columns = ["partition", "offset", "appended_at", "event_time", "received_at"];
+        let mut rows = self.rows(partition, Some(&columns))?;
+        let (mut newest_ms, mut widest_ms) = (None::<i64>, 0);
+        while let Some(batch) = rows.try_next().await? {
+            for row in 0..batch.num_rows() {
+                let (offset, time_ms, t_ms) = super::rows::times(&batch, row)?;
+                if offset >= before {
+                    return Ok(widest_ms);
                 }
+                widest_ms = newest_ms.map_or(0, |newest_ms| newest_ms.saturating_sub(t_ms)).max(widest_ms);
+                newest_ms = newest_ms.max(Some(time_ms));
             }
         }
-        Ok(oldest)
+        Ok(widest_ms)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::rows::strings;
 use super::schema;
 use super::{LakeError, TableName};
+use crate::event::reading::counted_time;
 use crate::event::{Disposition, Event, Origin, Reading, Record, SOURCE_PREFIX};
 use arrow::array::{
     Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Builder, Int32Array, Int32Builder, Int64Array, Int64Builder,
@@ -169,11 +170,10 @@ fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<
         .ok_or_else(|| LakeError::Damaged(format!("column {name} is missing or of another type")))
 }
 
-/// The disposition and event time (ms) of a row of the archive.
-pub fn disposition_and_time(batch: &RecordBatch, row: usize) -> Result<(Disposition, i64), LakeError> {
-    let word = strings(batch, "disposition")?.value(row);
-    let disposition =
-        Disposition::from_name(word).ok_or_else(|| LakeError::Damaged(format!("disposition is {word:?} in events")))?;
-    let t_us = column::<TimestampMicrosecondArray>(batch, "event_time")?.value(row);
-    Ok((disposition, t_us.div_euclid(1000)))
+/// Of a row of the archive: offset, the time the record counts with, and its event time, both in ms.
+pub fn times(batch: &RecordBatch, row: usize) -> Result<(u64, i64, i64), LakeError> {
+    let time_us = |name: &str| Ok::<_, LakeError>(column::<TimestampMicrosecondArray>(batch, name)?.value(row));
+    let (time_ms, _) = counted_time(time_us("received_at")?, time_us("appended_at")?);
+    let offset = u64::try_from(longs(batch, "offset")?.value(row)).unwrap_or(0);
+    Ok((offset, time_ms, time_us("event_time")?.div_euclid(1000)))
 }

@@ -7,6 +7,7 @@ use super::{Change, Lake, LakeError, TableName};
 use deltalake::kernel::Transaction;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use std::collections::BTreeMap;
 
 const PREFIX: &str = "generation-";
 
@@ -27,7 +28,7 @@ impl Lake {
         let app_id = format!("counterbat/{}/generation/{name}", self.log);
         for table_name in [TableName::Messages, TableName::Sessions] {
             let table = self.table(table_name);
-            if table.has_transaction(&app_id).await? {
+            if table.transaction(&app_id).await?.is_some() {
                 continue;
             }
             let built = generation.table(table_name).snapshot();
@@ -41,9 +42,27 @@ impl Lake {
                 operation: "adopt generation",
                 ..Change::default()
             };
-            table.commit_with(change, true, vec![Transaction::new(&app_id, 1)]).await?;
+            let mut transactions = vec![Transaction::new(&app_id, 1)];
+            for (partition, position) in &built.positions {
+                let version = i64::try_from(*position).unwrap_or(i64::MAX);
+                transactions.push(Transaction::new(table.rebuilt_app(*partition), version));
+            }
+            table.commit_with(change, true, transactions).await?;
         }
         Ok(())
+    }
+
+    /// By partition, the position before which the rows come from a rebuild, which took in events of any age. Empty when
+    /// there was none.
+    pub async fn rebuilt_to(&self) -> Result<BTreeMap<u32, u64>, LakeError> {
+        let table = self.table(TableName::Sessions);
+        let mut positions = BTreeMap::new();
+        for partition in 0..self.partitions {
+            if let Some(version) = table.transaction(&table.rebuilt_app(partition)).await? {
+                positions.insert(partition, u64::try_from(version).unwrap_or(0));
+            }
+        }
+        Ok(positions)
     }
 
     /// Removes a generation's files. Not for one that was adopted.

@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::datatypes::DataType;
 use std::sync::Arc;
 
-pub use super::event_rows::{EventRow, EventRows, disposition_and_time, read_event};
+pub use super::event_rows::{EventRow, EventRows, read_event, times};
 
 /// A row of `sessions` is named by its id.
 pub fn session_key(id: &SessionId) -> Box<[u8]> {

@@ -160,12 +160,12 @@ impl Table {
         Ok(())
     }
 
-    /// Whether an application transaction of that name was ever committed.
-    pub(super) async fn has_transaction(&self, app_id: &str) -> Result<bool, LakeError> {
+    /// The version of the application transaction of that name that was committed last.
+    pub(super) async fn transaction(&self, app_id: &str) -> Result<Option<i64>, LakeError> {
         let table = self.load().await?;
         let state = table.snapshot().map_err(|error| self.store.failed(&error))?;
         let version = state.transaction_version(table.log_store().as_ref(), app_id).await;
-        Ok(version.map_err(|error| self.store.failed(&error))?.is_some())
+        version.map_err(|error| self.store.failed(&error))
     }
 
     fn check(&self, table: &DeltaTable) -> Result<Option<String>, LakeError> {
@@ -200,6 +200,10 @@ impl Table {
 
     fn position_app(&self, partition: u32) -> String {
         format!("counterbat/{}/{partition}", self.log)
+    }
+
+    pub(super) fn rebuilt_app(&self, partition: u32) -> String {
+        format!("counterbat/{}/{partition}/rebuilt", self.log)
     }
 
     fn watermark_app(&self, partition: u32) -> String {

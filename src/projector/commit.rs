@@ -256,6 +256,7 @@ pub(super) fn write_layer<'a>(
 }
 
 /// Files of one commit.
+#[derive(Default)]
 pub(super) struct Rewrite {
     pub add: Vec<FileEntry>,
     pub remove: Vec<FileEntry>,

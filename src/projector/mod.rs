@@ -75,6 +75,7 @@ impl ProjectorError {
 }
 
 /// What the projector goes by. Durations in ms unless typed.
+#[derive(Clone)]
 pub struct Settings {
     pub partitions: u32,
     pub log_id: String,

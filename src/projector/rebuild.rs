@@ -1,7 +1,7 @@
 //! `rebuild`: refolds every archived event, of any age, into new tables and a new state, and switches to them at once.
 
 use super::buckets::Buckets;
-use super::recover::{io, move_into_place, rebuilt_dir, remove, replay};
+use super::recover::{Plan, io, move_into_place, rebuilt_dir, remove, replay};
 use super::{ProjectorError, Settings};
 use crate::lake::{Change, Lake, TableName};
 use crate::state::{Meta, State};
@@ -29,11 +29,13 @@ pub async fn rebuild(
     tell: impl Fn(Progress) + Sync,
 ) -> Result<(), ProjectorError> {
     finish_switch(lake, data_dir).await?;
-    let settings = Arc::new(any_age(lake, settings).await?);
+    let positions = lake.table(TableName::Events).snapshot().positions;
+    let settings = Arc::new(any_age(lake, &settings, &positions).await?);
     let dir = rebuilt_dir(data_dir);
     remove(&dir)?;
     let state = State::open(&dir, settings.state_bytes())?;
-    let meta = replay(lake, &state, &settings, &|done, total| tell(Progress::Folding { done, total })).await?;
+    let plan = Plan { settings: settings.clone(), before: None };
+    let meta = replay(lake, &state, &plan, &|done, total| tell(Progress::Folding { done, total })).await?;
     tell(Progress::Writing);
     let name = format!("{:x}", (settings.clock)());
     let generation = Arc::new(lake.generation(&name).await?);
@@ -56,15 +58,16 @@ pub async fn rebuild(
 /// Its presence says that the generation it names, and the state beside it, are complete.
 const MARKER: &str = "state.switch";
 
-/// The terms under which no archived fact is too late.
-async fn any_age(lake: &Lake, mut settings: Settings) -> Result<Settings, ProjectorError> {
-    settings.any_age = true;
-    let watermarks = lake.table(TableName::Events).snapshot().watermarks;
-    let newest_ms = watermarks.values().max().copied();
-    if let (Some(oldest_ms), Some(newest_ms), Some(lateness_ms)) =
-        (lake.oldest_too_late().await?, newest_ms, settings.lateness_ms)
-    {
-        settings.lateness_ms = Some(lateness_ms.max(newest_ms.saturating_sub(oldest_ms).saturating_add(1)));
+/// The terms under which no event archived before these positions is too late.
+pub(super) async fn any_age(
+    lake: &Lake,
+    settings: &Settings,
+    before: &BTreeMap<u32, u64>,
+) -> Result<Settings, ProjectorError> {
+    let mut settings = Settings { any_age: true, ..settings.clone() };
+    for (partition, before) in before {
+        let widest_ms = lake.widest_lateness(*partition, *before).await?;
+        settings.lateness_ms = settings.lateness_ms.map(|lateness_ms| lateness_ms.max(widest_ms.saturating_add(1)));
     }
     Ok(settings)
 }
@@ -74,11 +77,13 @@ async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Met
     let mut buckets = Buckets::new(settings);
     let watermarks: Vec<Option<i64>> = meta.partitions.iter().map(|mark| mark.watermark_ms).collect();
     for name in [TableName::Messages, TableName::Sessions] {
-        let Some(rewrite) = buckets.rewrite(name, generation, state, &watermarks, true).await? else { continue };
+        let rewrite = buckets.rewrite(name, generation, state, &watermarks, true).await?;
+        // Committed even without a row: it says how far the rebuild went.
+        let rewrite = rewrite.unwrap_or_default();
         let change = Change {
             add: rewrite.add,
             remove: rewrite.remove,
-            positions: BTreeMap::new(),
+            positions: (0u32..).zip(&meta.partitions).map(|(p, mark)| (p, (None, mark.position))).collect(),
             watermarks: BTreeMap::new(),
             operation: "rebuild",
         };

@@ -1,6 +1,7 @@
 //! Rebuilding the state from `events`.
 
 use super::live::{Live, Status};
+use super::rebuild::any_age;
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, delta::Delta, tables};
 use crate::lake::rows::read_event;
@@ -8,6 +9,7 @@ use crate::lake::{Lake, TableName};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,20 +64,44 @@ pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), Proje
             tracing::info!(done, total, percent, "rebuilding the state from events");
         }
     };
-    replay(&parts.lake, &state, &parts.settings, &tell).await?;
+    let rebuilt = parts.lake.rebuilt_to().await?;
+    let before = match rebuilt.is_empty() {
+        true => None,
+        // Their rows are in the tables as a rebuild made them, so they are folded as it folded them.
+        false => Some((Arc::new(any_age(&parts.lake, &parts.settings, &rebuilt).await?), rebuilt)),
+    };
+    replay(&parts.lake, &state, &Plan { settings: parts.settings.clone(), before }, &tell).await?;
     drop(state);
     move_into_place(&building, &parts.data_dir.join("state"))?;
     tracing::info!("the state is rebuilt");
     Ok(())
 }
 
+/// What an archive is replayed by.
+pub(super) struct Plan {
+    pub settings: Arc<Settings>,
+    /// Other settings, for what lies before these positions.
+    pub before: Option<(Arc<Settings>, BTreeMap<u32, u64>)>,
+}
+
+impl Plan {
+    /// The settings of a partition's beginning, and from which offset on those of the end hold.
+    fn beginning(&self, partition: u32) -> (Arc<Settings>, u64) {
+        match &self.before {
+            Some((settings, positions)) => (settings.clone(), positions.get(&partition).copied().unwrap_or(0)),
+            None => (self.settings.clone(), 0),
+        }
+    }
+}
+
 /// Folds the whole archive into an empty state, and time on to the archive's watermarks.
 pub(super) async fn replay(
     lake: &Arc<Lake>,
     state: &State,
-    settings: &Arc<Settings>,
+    plan: &Plan,
     tell: Tell<'_>,
 ) -> Result<Meta, ProjectorError> {
+    let settings = &plan.settings;
     let events = lake.table(TableName::Events).snapshot();
     let total: u64 = events.files.values().map(|file| file.rows).sum();
     let done = AtomicU64::new(0);
@@ -88,7 +114,7 @@ pub(super) async fn replay(
                 ..PartitionMark::default()
             };
             async move {
-                let mut replay = Replay::new(partition, settings.clone(), state.clone());
+                let mut replay = Replay::new(partition, plan, state.clone());
                 let mut archive = lake.archive(partition).await?;
                 while let Some(batch) = archive.try_next().await? {
                     tokio::task::block_in_place(|| replay.fold(&batch))?;
@@ -120,13 +146,16 @@ struct Replay {
     deltas: Vec<Delta>,
     rows: usize,
     limit: usize,
+    /// From which offset on which settings hold; `None` once they do.
+    turn: Option<(u64, Arc<Settings>)>,
 }
 
 impl Replay {
-    fn new(partition: u32, settings: Arc<Settings>, state: State) -> Self {
-        let limit = settings.layer_bytes();
+    fn new(partition: u32, plan: &Plan, state: State) -> Self {
+        let (settings, until) = plan.beginning(partition);
+        let (limit, turn) = (settings.layer_bytes(), Some((until, plan.settings.clone())));
         let worker = Worker::new(partition, settings, state.clone(), PartitionMark::default());
-        Self { partition, worker, state, deltas: Vec::new(), rows: 0, limit }
+        Self { partition, worker, state, deltas: Vec::new(), rows: 0, limit, turn }
     }
 
     fn fold(&mut self, batch: &RecordBatch) -> Result<(), ProjectorError> {
@@ -137,8 +166,25 @@ impl Replay {
             records.push(record);
             recorded.push(disposition);
         }
-        let delta = self.worker.fold(&records, Some(&recorded), Source::Archive)?;
-        self.keep(delta)
+        let until = self.turn.as_ref().map_or(0, |(until, _)| *until);
+        let split = records.partition_point(|record| record.offset < until);
+        if split > 0 {
+            let delta = self.worker.fold(&records[..split], Some(&recorded[..split]), Source::Archive)?;
+            self.keep(delta)?;
+        }
+        if split < records.len() {
+            self.turn();
+            let delta = self.worker.fold(&records[split..], Some(&recorded[split..]), Source::Archive)?;
+            self.keep(delta)?;
+        }
+        Ok(())
+    }
+
+    /// The settings of the end hold from now on.
+    fn turn(&mut self) {
+        if let Some((_, settings)) = self.turn.take() {
+            self.worker.go_by(settings);
+        }
     }
 
     fn keep(&mut self, delta: Delta) -> Result<(), ProjectorError> {
@@ -168,6 +214,7 @@ impl Replay {
 
     /// Ticks are not archived: moves time on to where it was.
     fn finish(&mut self, target: &PartitionMark) -> Result<PartitionMark, ProjectorError> {
+        self.turn();
         if let Some(watermark_ms) = target.watermark_ms {
             let delta = self.worker.advance(watermark_ms, target.position)?;
             self.keep(delta)?;

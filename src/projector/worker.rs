@@ -66,6 +66,12 @@ impl Worker {
         Self { partition, settings, state, active, frozen, mark, open, terms, policies, bytes: 0 }
     }
 
+    /// Goes by these settings from now on.
+    pub fn go_by(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+        self.terms.clear();
+    }
+
     /// The next offset to fold.
     pub fn position(&self) -> u64 {
         self.mark.position

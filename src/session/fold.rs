@@ -87,8 +87,17 @@ impl Frontier {
         let ended = |id: &SessionId| {
             sessions.iter().find(|session| session.id == *id).map_or(i64::MIN, |session| session.ending().0)
         };
-        self.messages.retain(|message| !gone(message.session.as_ref().map_or(i64::MIN, ended).max(message.sent_at_ms)));
-        self.sessions.retain(|session| !gone(session.ending().0));
+        // A receipt may come after its window: it is known for as long as any other.
+        let horizon_ms = terms.known_after(Some(watermark_ms));
+        let awaits_repeat = |message: &Message| message.receipts.latest_ms().is_some_and(|t_ms| t_ms > horizon_ms);
+        self.messages.retain(|message| {
+            let end_ms = message.session.as_ref().map_or(i64::MIN, ended).max(message.sent_at_ms);
+            !gone(end_ms) || awaits_repeat(message)
+        });
+        let messages = &self.messages;
+        self.sessions.retain(|session| {
+            !gone(session.ending().0) || messages.iter().any(|message| message.session == Some(session.id))
+        });
     }
 }
 
@@ -255,6 +264,12 @@ impl User {
                         message.sent_at_ms
                     }
                 };
+                if let (Some(latest_ms), Some(lateness_ms)) = (message.receipts.latest_ms(), terms.lateness_ms) {
+                    let known_until_ms = latest_ms.saturating_add(lateness_ms);
+                    if known_until_ms > terms.forgotten_at(end_ms.max(message.sent_at_ms)) {
+                        due(known_until_ms);
+                    }
+                }
                 let settled = watermark_ms >= terms.settles_at(end_ms.max(message.sent_at_ms));
                 let session = at.map(|at| &mut sessions[at]);
                 message_row(message, session, settled, terms)

@@ -350,3 +350,62 @@ fn too_late_changes_nothing_and_is_told() {
     assert_eq!(partition.dispositions, BTreeMap::from([("fact", 2), ("too_late", 1)]));
     assert_eq!(partition.sessions.len(), 2);
 }
+
+const START: i64 = 1_770_000_000_000;
+
+fn event(kind: &str, t_ms: i64, data: Value) -> Event {
+    Event {
+        source: "/accounts/bot".into(),
+        kind: format!("com.viber.{kind}"),
+        subject: Some("a".into()),
+        time_us: Some(t_ms * 1000),
+        data: data.to_string().into_bytes(),
+        ..Event::default()
+    }
+}
+
+fn sent(t_ms: i64, token: u64) -> Event {
+    event("api.send_message", t_ms, json!({"request": {}, "response": {"status": 0, "message_token": token}}))
+}
+
+fn receipt(kind: &str, t_ms: i64, token: u64) -> Event {
+    event(&format!("callback.{kind}"), t_ms, json!({"timestamp": t_ms, "message_token": token}))
+}
+
+fn tick(t_ms: i64) -> Event {
+    Event { kind: crate::event::TICK_TYPE.into(), time_us: Some(t_ms * 1000), ..Event::default() }
+}
+
+#[test]
+fn a_receipt_is_given_up_by_time_and_not_by_batch() {
+    let terms = terms("counterbat", 3 * DAY);
+    let events = [receipt("delivered", START, 7), tick(START + 4 * DAY), sent(START + 4 * DAY, 7)];
+    for size in 1..=3 {
+        let partition = run(events.chunks(size), &terms);
+        let row = partition.messages.values().next().unwrap();
+        assert_eq!((row.delivered_at_ms, partition.unmatched), (None, 1), "in batches of {size}");
+    }
+    let early = [receipt("delivered", START, 7), tick(START + 3 * DAY - 1), sent(START + 3 * DAY - 1, 7)];
+    let partition = run(early.chunks(3), &terms);
+    assert_eq!(partition.messages.values().next().unwrap().delivered_at_ms, Some(START));
+}
+
+#[test]
+fn a_receipt_is_known_for_as_long_as_any_fact() {
+    let terms = terms("counterbat", 3 * DAY);
+    let seen = receipt("seen", START + 17 * DAY - HOUR, 7);
+    let events = [sent(START, 7), seen.clone(), tick(START + 17 * DAY + 1), seen, tick(START + 30 * DAY)];
+    for size in [1, 2, 5] {
+        let partition = run(events.chunks(size), &terms);
+        assert_eq!(partition.dispositions, BTreeMap::from([("fact", 2), ("duplicate", 1)]), "in batches of {size}");
+        assert!(partition.users.values().all(User::is_empty), "something is kept for ever");
+    }
+    // Another device, when the first copy is forgotten, begins the identity anew.
+    let days = [0, 4, 5].map(|days| receipt("delivered", START + days * DAY, 7));
+    let events = [&[sent(START, 7)], &days[..]].concat();
+    for size in [1, 4] {
+        let partition = run(events.chunks(size), &terms);
+        assert_eq!(partition.dispositions, BTreeMap::from([("fact", 3), ("duplicate", 1)]), "in batches of {size}");
+        assert_eq!(partition.messages.values().next().unwrap().delivered_at_ms, Some(START));
+    }
+}

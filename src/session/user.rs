@@ -17,9 +17,17 @@ pub struct Receipts {
     pub seen_ms: Option<i64>,
     pub failed_ms: Option<i64>,
     pub failure: Option<CompactString>,
+    /// By kind, the time of a copy that came when the identity of the ones before was forgotten: it is known by that.
+    again: Vec<(u8, i64)>,
 }
 
 impl Receipts {
+    /// Of the receipts, the latest time that an identity is known by.
+    pub(super) fn latest_ms(&self) -> Option<i64> {
+        let told = [self.delivered_ms, self.seen_ms, self.failed_ms].into_iter().flatten();
+        told.chain(self.again.iter().map(|(_, t_ms)| *t_ms)).max()
+    }
+
     fn slot(&mut self, kind: Receipt) -> &mut Option<i64> {
         match kind {
             Receipt::Delivered => &mut self.delivered_ms,
@@ -30,8 +38,8 @@ impl Receipts {
 
     /// Takes a receipt in; says whether one of this kind was still known.
     fn take(&mut self, kind: Receipt, t_ms: i64, failure: Option<&CompactString>, known_after_ms: i64) -> bool {
+        let known = self.know(kind, t_ms, known_after_ms);
         let slot = self.slot(kind);
-        let known = slot.is_some_and(|t| t > known_after_ms);
         match *slot {
             Some(t) if t < t_ms => {}
             // Of copies with one time the smallest text counts, none before any.
@@ -46,6 +54,23 @@ impl Receipts {
                     self.failure = failure.cloned();
                 }
             }
+        }
+        known
+    }
+}
+
+impl Receipts {
+    /// Whether the identity of a receipt is known; it is from now on.
+    fn know(&mut self, kind: Receipt, t_ms: i64, known_after_ms: i64) -> bool {
+        let Some(first_ms) = *self.slot(kind) else { return false };
+        let number = kind as u8;
+        let again = self.again.iter_mut().find(|(of, _)| *of == number);
+        let known = again.as_ref().map_or(first_ms, |(_, again_ms)| *again_ms) > known_after_ms;
+        match (known, again) {
+            (true, None) => {}
+            (true, Some((_, again_ms))) => *again_ms = t_ms.min(*again_ms),
+            (false, Some((_, again_ms))) => *again_ms = t_ms,
+            (false, None) => self.again.push((number, t_ms)),
         }
         known
     }
@@ -133,6 +158,9 @@ pub struct User {
     pub(super) marks: Vec<Mark>,
     /// By token.
     waiting: Vec<Waiting>,
+    /// Receipts given up without a message since this was last asked for.
+    #[borsh(skip)]
+    unmatched: u64,
 }
 
 impl User {
@@ -148,6 +176,8 @@ impl User {
         if too_late {
             return Disposition::TooLate;
         }
+        // Each record finds what time has left, wherever the batches were cut.
+        self.give_up(known_after_ms);
         let known = match fact {
             Fact::Inbound => self.deed(reading.t_ms, token, Deed::Inbound, known_after_ms),
             Fact::Unsubscribed => self.deed(reading.t_ms, token, Deed::Unsubscribed, known_after_ms),
@@ -266,20 +296,23 @@ impl User {
             self.marks.drain(..stale - 1);
         }
         self.frontier.forget(watermark_ms, terms);
-        let mut unmatched = 0;
+        self.give_up(horizon_ms);
+        std::mem::take(&mut self.unmatched)
+    }
+
+    /// Drops waiting receipts that would be too late by now.
+    fn give_up(&mut self, horizon_ms: i64) {
+        let unmatched = &mut self.unmatched;
         self.waiting.retain_mut(|waiting| {
             for kind in [Receipt::Delivered, Receipt::Seen, Receipt::Failed] {
                 let slot = waiting.receipts.slot(kind);
                 if slot.is_some_and(|t_ms| t_ms <= horizon_ms) {
                     *slot = None;
-                    unmatched += 1;
+                    *unmatched += 1;
                 }
             }
-            waiting.receipts.delivered_ms.is_some()
-                || waiting.receipts.seen_ms.is_some()
-                || waiting.receipts.failed_ms.is_some()
+            waiting.receipts.latest_ms().is_some()
         });
-        unmatched
     }
 
     /// When the earliest waiting receipt is given up.

@@ -69,7 +69,7 @@ pub struct Meta {
 }
 
 /// The version of what is stored; another one is rebuilt.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A user as stored, with the earliest timer set for it.
 #[derive(Debug, Clone, Default, PartialEq, BorshSerialize, BorshDeserialize)]

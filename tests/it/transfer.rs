@@ -87,6 +87,42 @@ fn a_rebuild_folds_in_what_came_too_late() {
     straight.ok_with(&["import", "--wait", "-"], &input);
     assert!(before < straight.number("select count(*) from messages"));
     straight.tables().assert_equal(&home.tables(), "rebuilt");
+    // A state that is lost afterwards is made again as the rebuild made it, and what came since as it came.
+    let since = tick_line(MARCH_MS + 60 * DAY_MS);
+    home.ok_with(&["import", "--wait", "-"], since.as_bytes());
+    home.ok_with(&["import", "--wait", "--late", "-"], &few_lines(5).concat());
+    let after = home.tables();
+    std::fs::remove_dir_all(home.data().join("state")).unwrap();
+    after.assert_equal(&home.tables(), "rebuilt, then the state lost");
+}
+
+#[test]
+fn a_rebuild_takes_in_a_late_country_however_long_the_log() {
+    let line = |kind: &str, user: &str, t_ms: i64, data: serde_json::Value| {
+        let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();
+        serde_json::json!({"specversion": "1.0", "id": format!("{kind}/{user}/{t_ms}"), "source": "/accounts/bot1",
+            "type": format!("com.viber.{kind}"), "subject": user, "time": time, "data": data})
+        .to_string()
+            + "\n"
+    };
+    let sent = |t_ms: i64, token: u64| {
+        let data = serde_json::json!({"request": {}, "response": {"status": 0, "message_token": token}});
+        line("api.send_message", "u", t_ms, data)
+    };
+    let later = MARCH_MS + 4 * DAY_MS;
+    let mut lines = sent(MARCH_MS + 3_600_000, 7) + &sent(later, 8);
+    for n in 0..10_000 {
+        let data = serde_json::json!({"event": "webhook", "timestamp": later, "message_token": n});
+        lines += &line("callback.webhook", "w", later + n, data);
+    }
+    let user = serde_json::json!({"id": "u", "country": "UA"});
+    let data =
+        serde_json::json!({"event": "conversation_started", "timestamp": MARCH_MS, "message_token": 1, "user": user});
+    lines += &line("callback.conversation_started", "u", MARCH_MS, data);
+    let home = Home::new(&["log.partitions = 1"]);
+    home.ok_with(&["import", "--wait", "--late", "-"], lines.as_bytes());
+    home.ok(&["rebuild"]);
+    assert_eq!(home.number("select count(*) from messages where country = 'UA'"), 2);
 }
 
 #[test]
