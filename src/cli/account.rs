@@ -171,6 +171,7 @@ fn offline_run(command: AccountCommand, offline: &Offline) -> Result<()> {
         }
         AccountCommand::Remove { name } => {
             accounts.remove(&name)?;
+            offline.gateway()?.forget_webhook(&name).context("its webhook")?;
             print_removed(&name)
         }
     }

@@ -2,13 +2,14 @@
 
 use super::problem::Problem;
 use crate::config::Span;
+use crate::gateway::Gateway;
 use crate::gateway::accounts::{AccountSummary, Accounts, AccountsError, Adjustment};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -20,13 +21,15 @@ pub const KEEP_OLD: Span = Span::days(1);
 type Body = Result<Bytes, BytesRejection>;
 
 /// The routes, with their state.
-pub fn router(accounts: Accounts) -> Router {
+pub fn router(accounts: Accounts, gateway: Gateway) -> Router {
+    let removal = Router::new().route("/api/v1/accounts/{name}", delete(remove)).with_state((accounts.clone(), gateway));
     Router::new()
         .route("/api/v1/accounts", get(list).post(add))
-        .route("/api/v1/accounts/{name}", get(show).patch(adjust).delete(remove))
+        .route("/api/v1/accounts/{name}", get(show).patch(adjust))
         .route("/api/v1/accounts/{name}/rotate", post(rotate))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(accounts)
+        .merge(removal)
 }
 
 /// Asks for an account.
@@ -104,8 +107,15 @@ async fn rotate(
     carry_out(move || accounts.rotate(&name, &token, keep_old.0)).await.map(Json)
 }
 
-async fn remove(State(accounts): State<Accounts>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
-    carry_out(move || accounts.remove(&name)).await.map(|()| StatusCode::NO_CONTENT)
+async fn remove(
+    State((accounts, gateway)): State<(Accounts, Gateway)>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let remove = move || {
+        accounts.remove(&name)?;
+        Ok(gateway.forget_webhook(&name)?)
+    };
+    carry_out(remove).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Reads a body. The error does not quote it: it may hold a token.

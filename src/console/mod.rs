@@ -37,7 +37,7 @@ pub fn router(
         .merge(sql::router(engine))
         .merge(redeliver::router(redelivery))
         .merge(transfer::router(transfer))
-        .merge(accounts::router(accounts))
+        .merge(accounts::router(accounts, health.gateway.clone()))
         .merge(health::router(health, metrics.clone()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
         .layer(middleware::from_fn_with_state(metrics, watch))

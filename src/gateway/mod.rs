@@ -27,6 +27,7 @@ mod webhooks;
 pub use redeliver::RedeliverError;
 pub use watch::watch;
 
+use crate::durable_file::DurableFileError;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use accounts::Accounts;
@@ -125,6 +126,12 @@ impl Gateway {
     /// Where Viber is told to send an account's callbacks.
     fn own_url(&self, account: &str) -> String {
         format!("{}/webhooks/{account}", self.public_url)
+    }
+
+    /// Forgets where an account's callbacks go, once the account is removed: one that comes under its name later is another
+    /// bot. Waits for the disk.
+    pub fn forget_webhook(&self, account: &str) -> Result<(), DurableFileError> {
+        self.registrations.forget(account)
     }
 
     /// How many events of carried-out calls wait for the log to be writable again.

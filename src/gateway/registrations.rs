@@ -110,6 +110,13 @@ impl Registrations {
         Ok(PendingChange { all: self.clone(), account: account.to_owned(), before, wanted, _turn: turn })
     }
 
+    /// Forgets an account's webhook, with the account. Waits for the disk.
+    pub fn forget(&self, account: &str) -> Result<(), DurableFileError> {
+        durable_file::remove(&self.dir.join(format!("{account}.json")))?;
+        self.by_account.write().unwrap_or_else(PoisonError::into_inner).remove(account);
+        Ok(())
+    }
+
     fn registration(&self, account: &str) -> Registration {
         let all = self.by_account.read().unwrap_or_else(PoisonError::into_inner);
         all.get(account).cloned().unwrap_or_default()
@@ -200,6 +207,10 @@ mod tests {
         second.forget().await.unwrap();
         assert_eq!(url(all.target("shop", "webhook")).as_deref(), Some("https://a"));
         all.begin("shop", None).await.unwrap().confirm().await.unwrap();
+        assert_eq!(all.confirmed("shop"), None);
+        assert_eq!(Registrations::open(dir.path()).unwrap().confirmed("shop"), None);
+        all.begin("shop", Some(webhook("https://c", None))).await.unwrap().confirm().await.unwrap();
+        all.forget("shop").unwrap();
         assert_eq!(all.confirmed("shop"), None);
         assert_eq!(Registrations::open(dir.path()).unwrap().confirmed("shop"), None);
     }
