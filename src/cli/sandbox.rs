@@ -26,7 +26,8 @@ use url::Url;
 ///   POST /sandbox/bots    {"name":"shop","billable":true,"balance":100}
 ///   POST /sandbox/users   {"bot":"shop","count":10,"user":{"country":"UA"}}
 ///   POST /sandbox/act     {"bot":"shop","user":"ID","action":"write|start|subscribe|unsubscribe|seen","wait":true}
-///   PUT  /sandbox/faults  {"slow_ms":0,"down":false,"http_500":0.1,"cut_after_accept":0.1,"misbill":0,"lost_openings":0}
+///   PUT  /sandbox/faults  {"slow_ms":0,"down":false,"http_500":0.1,"cut_after_accept":0.1,"misbill":0,"lost_openings":0,
+///                          "unshowable":0}
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct SandboxArgs {
