@@ -29,7 +29,7 @@ use url::Url;
 ///   POST act      {"bot":"shop","user":"ID","action":"write","message":{…},"wait":true}
 ///                 actions: write, start, subscribe, unsubscribe, seen
 ///   PUT  faults   {"slow_ms":200,"down":false,"http_500":0.1,"cut_after_accept":0.1,
-///                 "misbill":0.1,"lost_openings":0.1}, shares of 0..1; not named is off
+///                 "misbill":0.1,"lost_openings":0.1,"unshowable":0.1}, shares of 0..1; not named is off
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct SandboxArgs {

@@ -22,7 +22,8 @@ type Body = Result<Bytes, BytesRejection>;
 
 /// The routes, with their state.
 pub fn router(accounts: Accounts, gateway: Gateway) -> Router {
-    let removal = Router::new().route("/api/v1/accounts/{name}", delete(remove)).with_state((accounts.clone(), gateway));
+    let removal =
+        Router::new().route("/api/v1/accounts/{name}", delete(remove)).with_state((accounts.clone(), gateway));
     Router::new()
         .route("/api/v1/accounts", get(list).post(add))
         .route("/api/v1/accounts/{name}", get(show).patch(adjust))

@@ -6,9 +6,10 @@ use super::registrations::Webhook;
 use super::upstream::Answer;
 use super::{Gateway, accounts::Account};
 use crate::event::payload::Response as Payload;
+use axum::body::Bytes;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use url::Url;
 
@@ -21,32 +22,27 @@ const GENERAL: u16 = 1000;
 #[derive(Debug, PartialEq)]
 enum Wish {
     Set(Webhook),
+    /// With event types that are none: Viber says so. Should it take them, the bot gets all.
+    SetWithOddTypes(Webhook),
     Remove,
 }
 
 impl Wish {
     /// `None` when the body is not of that form: Viber says what is wrong with it.
     fn read(body: &[u8]) -> Option<Wish> {
-        #[derive(Deserialize)]
-        struct Written {
-            url: String,
-            #[serde(default)]
-            event_types: Value,
-            #[serde(default)]
-            send_name: Value,
-            #[serde(default)]
-            send_photo: Value,
-        }
-        let written: Written = serde_json::from_slice(body).ok()?;
-        if written.url.is_empty() {
+        // Of a member that is there twice the last one counts, as it does to most readers of JSON.
+        let mut members: Map<String, Value> = serde_json::from_slice(body).ok()?;
+        let url = members.get("url")?.as_str()?.to_owned();
+        if url.is_empty() {
             return Some(Wish::Remove);
         }
-        Some(Wish::Set(Webhook {
-            url: written.url,
-            event_types: serde_json::from_value(written.event_types).unwrap_or_default(),
-            send_name: written.send_name == Value::Bool(true),
-            send_photo: written.send_photo == Value::Bool(true),
-        }))
+        let is_set = |name: &str| members.get(name) == Some(&Value::Bool(true));
+        let (send_name, send_photo) = (is_set("send_name"), is_set("send_photo"));
+        let webhook = |event_types| Webhook { url, event_types, send_name, send_photo };
+        Some(match serde_json::from_value(members.remove("event_types").unwrap_or_default()) {
+            Ok(event_types) => Wish::Set(webhook(event_types)),
+            Err(_) => Wish::SetWithOddTypes(webhook(None)),
+        })
     }
 }
 
@@ -56,19 +52,19 @@ pub(super) async fn set(gateway: &Gateway, account: Arc<Account>, call: Incoming
         let body = call.body.clone();
         return respond(relay_and_record(gateway, &account, call, body).await);
     };
-    let (webhook, body) = match wish {
+    let (webhook, mut body) = match wish {
         Wish::Remove => (None, call.body.clone()),
-        Wish::Set(webhook) => {
-            if let Err(reason) = check(gateway, &webhook.url) {
-                return refusal(INVALID_URL, &format!("invalidUrl: {reason}"));
-            }
-            let all_types = json::without(&call.body, &["event_types"]);
-            let own = Value::from(gateway.own_url(&account.name));
-            // It was read as an object above, so a member can be set.
-            let body = json::with(all_types.as_bytes(), "url", &own).unwrap_or(all_types);
-            (Some(webhook), body.into())
-        }
+        Wish::Set(webhook) => (Some(webhook), json::without(&call.body, &["event_types"]).into()),
+        Wish::SetWithOddTypes(webhook) => (Some(webhook), call.body.clone()),
     };
+    if let Some(webhook) = &webhook {
+        if let Err(reason) = check(gateway, &webhook.url) {
+            return refusal(INVALID_URL, &format!("invalidUrl: {reason}"));
+        }
+        let own = Value::from(gateway.own_url(&account.name));
+        // It was read as an object above, so the member is set.
+        body = json::with(&body, "url", &own).map_or(body, Bytes::from);
+    }
     let change = match gateway.registrations.begin(&account.name, webhook.clone()).await {
         Ok(change) => change,
         Err(error) => {
@@ -174,6 +170,11 @@ mod tests {
             r#"{"url":"https://bot","event_types":["seen"],"send_name":true,"send_photo":"x","is_inline":false}"#;
         assert_eq!(read(body), Some(Wish::Set(named)));
         assert_eq!(read(r#"{"url":""}"#), Some(Wish::Remove));
+        assert_eq!(read(r#"{"url":"https://other","url":"https://bot"}"#), Some(Wish::Set(webhook(None))));
+        for odd in [r#""seen""#, "[1]", "{}"] {
+            let body = format!(r#"{{"url":"https://bot","event_types":{odd}}}"#);
+            assert_eq!(read(&body), Some(Wish::SetWithOddTypes(webhook(None))), "{odd}");
+        }
         for other in ["", "[]", "{}", r#"{"url":null}"#, r#"{"url":5}"#] {
             assert_eq!(read(other), None, "{other}");
         }

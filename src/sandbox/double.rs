@@ -235,7 +235,8 @@ impl Double {
 
     fn plan_receipts(&self, bot: &Arc<Bot>, user: &User, token: u64, at_us: i64) {
         let mut rng = self.dice.roll(Purpose::Receipts, user.number, user.sent);
-        let receipts = receipts::draw(&mut rng, &self.receipts, user.profile.devices);
+        let failed = self.receipts.failed.max(self.faults.get().unshowable);
+        let receipts = receipts::draw(&mut rng, &ReceiptRates { failed, ..self.receipts }, user.profile.devices);
         let put = |after: Duration, job| {
             self.schedule.put(at_us.saturating_add(i64::try_from(after.as_micros()).unwrap_or(i64::MAX)), job);
         };
@@ -329,7 +330,8 @@ impl Double {
         if !body.contains_key("type") {
             return;
         }
-        let read = message::read(&body);
+        // Viber's own SDK for Node sends it without a sender.
+        let read = message::read_post(&body);
         let mut state = bot.state();
         let at_ms = self.time.now_ms();
         if let (Ok(message), Some(user)) = (&read, state.users.get_mut(user)) {

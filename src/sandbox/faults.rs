@@ -21,6 +21,8 @@ pub struct Faults {
     pub misbill: f64,
     /// Messages of users that open a session and are never told to the bot.
     pub lost_openings: f64,
+    /// Accepted messages that the user's device cannot show: `failed` instead of `delivered`. Some do with this off, too.
+    pub unshowable: f64,
 }
 
 /// What one call meets.

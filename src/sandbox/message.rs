@@ -97,7 +97,7 @@ const KINDS: [Kind; 10] = [
     },
 ];
 
-/// Of every message but channel posts, which need no sender.
+/// Of every message but channel posts and welcome messages, which need no sender.
 const SENDER: [Member; 1] = [("sender.name", Text(28), true)];
 /// Of every message. 4,096 characters of tracking data is the more generous of two documented limits.
 const COMMON: [Member; 3] =
@@ -135,13 +135,13 @@ pub struct Message {
     pub buttons: Option<Vec<String>>,
 }
 
-/// Reads a message to a user: of `send_message`, `broadcast_message`, or a welcome message.
+/// Reads a message to a user: of `send_message` or `broadcast_message`.
 pub fn read(body: &Map<String, Value>) -> Result<Message, Refusal> {
     check(body, &SENDER, "")?;
     read_post(body)
 }
 
-/// Reads a message to a channel, which needs no sender.
+/// Reads a message to a channel, or a welcome message: they need no sender.
 pub fn read_post(body: &Map<String, Value>) -> Result<Message, Refusal> {
     check(body, &COMMON, "")?;
     let min_api_version = at(body, "min_api_version").and_then(Value::as_u64).unwrap_or(1);

@@ -327,7 +327,7 @@ async fn tracking_data_comes_back_once_and_buttons_are_pressed() {
     let world = world(1.0, Pace::default(), NewBot::named("shop")).await;
     let hook = world.hook().await;
     let user = &world.users(1)[0];
-    hook.answer(200, r#"{"sender":{"name":"Shop"},"type":"text","text":"Welcome","tracking_data":"w"}"#);
+    hook.answer(200, r#"{"type":"text","text":"Welcome","tracking_data":"w"}"#);
     let act = |action: &str| json!({ "bot": "shop", "user": user, "action": action, "wait": true });
     let started = world.control("act", act("start")).await;
     assert_eq!(started["first_attempt"]["http_status"], 200);

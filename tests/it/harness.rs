@@ -306,7 +306,8 @@ pub fn http() -> &'static reqwest::Client {
     CLIENT.get_or_init(|| reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap())
 }
 
-fn runtime() -> &'static tokio::runtime::Runtime {
+/// The runtime of all requests.
+pub fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
 }

@@ -25,7 +25,7 @@ fn tool(name: &str) -> PathBuf {
     let path = cache().join("bin").join(name);
     assert!(
         path.exists(),
-        "{name} is missing: run .ci/tools (Debian, needs apt-get, dpkg and python3), or put it at {}. {}",
+        "{name} is missing: run .ci/tools (Debian, needs apt-get, dpkg, python3, node and npm), or put it at {}. {}",
         path.display(),
         fetched.as_ref().err().map_or("", String::as_str),
     );
@@ -40,7 +40,18 @@ pub fn prometheus() -> Command {
     Command::new(tool("prometheus"))
 }
 
-/// A Python with duckdb, pyarrow, deltalake and jsonschema.
+/// A Python with duckdb, pyarrow, deltalake, jsonschema and viberbot.
 pub fn python() -> Command {
     Command::new(tool("python"))
+}
+
+/// A Node that finds viber-bot; none where there is no Node, unless this is CI, where that is an error.
+pub fn node() -> Option<Command> {
+    let is_there =
+        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success());
+    if std::env::var_os("CI").is_none() && !(is_there("node") && is_there("npm")) {
+        eprintln!("not tested: there is no node and npm here (Debian: apt-get install nodejs npm)");
+        return None;
+    }
+    Some(Command::new(tool("node")))
 }
