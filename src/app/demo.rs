@@ -72,7 +72,13 @@ pub async fn demo(
     for (seed, bot) in (options.seed..).zip(&bots) {
         running.push(start_bot(bot, &server, &time, seed, halted.clone()).await?);
     }
-    let users = tokio::spawn(traffic::run(sandbox.clone(), options.seed, Habits::default(), halted));
+    // Users come within the first minutes, and often: whoever watches does not wait for days.
+    let habits = Habits {
+        conversations_per_day: 2.0,
+        arrive_within: std::time::Duration::from_secs(4 * 3600),
+        ..Habits::default()
+    };
+    let users = tokio::spawn(traffic::run(sandbox.clone(), options.seed, habits, halted));
     ready(&DemoInfo { server, sandbox: sandbox.clone() });
 
     tokio::select! {

@@ -34,7 +34,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Share of answers in a session that Viber wrongly charges
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     misbilled: f64,
     /// Keep the data directory at the end (one given with --data-dir is always kept)
     #[arg(long)]
@@ -110,8 +110,8 @@ sandbox  {}     the Viber behind it; what it did: /sandbox/stats, /sandbox/ledge
 
 Ask it, in another terminal:
 
-{sql} \"select account, kind, state, count(*) as sessions, sum(inbound) as inbound, sum(outbound) as outbound from sessions group by all order by all\"
-{sql} \"select account, billing_status, expected, verdict, count(*) as messages from messages group by all order by all\"
+{sql} \"select account, kind, state, count(*) as sessions, sum(inbound) as inbound, sum(outbound) as outbound from sessions group by 1, 2, 3 order by 1, 2, 3\"
+{sql} \"select account, billing_status, expected, verdict, count(*) as messages from messages group by 1, 2, 3, 4 order by 1, 2, 3, 4\"
 {sql} \"select account, user_id, sent_at, message_token from messages where verdict = 'overcharged' order by sent_at desc limit 10\"
 
 ",

@@ -16,7 +16,10 @@ impl<'a> Figures<'a> {
     /// The sum of a metric's series with these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let fits = |found: &BTreeMap<&str, &str>| labels.iter().all(|(label, value)| found.get(label) == Some(value));
-        self.samples.iter().filter(|(known, found, _)| *known == name && fits(found)).map(|(_, _, value)| value).sum()
+        self.samples
+            .iter()
+            .filter(|(known, found, _)| *known == name && fits(found))
+            .fold(0.0, |sum, (_, _, value)| sum + value)
     }
 
     /// The sums of a metric's series by the values of a label.

@@ -15,18 +15,21 @@ use url::Url;
 
 /// Run a double of Viber's bot API, with users who write
 ///
-/// It has bots with tokens, users, subscriptions, billing sessions, quotas, receipts and signed callbacks with retries, by
-/// Viber's rules. Nothing leaves this machine. Point your bot, or the gateway's `[upstream] url`, at the address it prints
-/// instead of https://chatapi.viber.com, call set_webhook (http:// is fine here), and users begin to write to you.
+/// It has bots with tokens, users, subscriptions, billing sessions, quotas, receipts and signed
+/// callbacks with retries, by Viber's rules. Nothing leaves this machine. Point your bot, or the
+/// gateway's `[upstream] url`, at the address it prints instead of https://chatapi.viber.com, and
+/// call set_webhook (http:// is fine here): users begin to write to you.
 ///
 /// Look into it, and act for its users, under /sandbox/ on the same address:
 ///
-///   GET  /sandbox/bots, /sandbox/users?bot=NAME, /sandbox/stats
-///   GET  /sandbox/ledger?since=N&kind=calls|callbacks   all it accepted and told, as NDJSON
-///   POST /sandbox/bots    {"name":"shop","billable":true,"balance":100}
-///   POST /sandbox/users   {"bot":"shop","count":10,"user":{"country":"UA"}}
-///   POST /sandbox/act     {"bot":"shop","user":"ID","action":"write|start|subscribe|unsubscribe|seen","wait":true}
-///   PUT  /sandbox/faults  {"slow_ms":0,"down":false,"http_500":0.1,"cut_after_accept":0.1,"misbill":0,"lost_openings":0}
+///   GET  bots, users?bot=NAME, stats
+///   GET  ledger?since=N&kind=calls|callbacks    all it accepted and told, as NDJSON
+///   POST bots     {"name":"shop","billable":true,"balance":100}
+///   POST users    {"bot":"shop","count":10,"user":{"country":"UA"}}
+///   POST act      {"bot":"shop","user":"ID","action":"write","message":{…},"wait":true}
+///                 actions: write, start, subscribe, unsubscribe, seen
+///   PUT  faults   {"slow_ms":200,"down":false,"http_500":0.1,"cut_after_accept":0.1,
+///                 "misbill":0.1,"lost_openings":0.1}, shares of 0..1; not named is off
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct SandboxArgs {
@@ -43,7 +46,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     users: u32,
     /// How many times faster than real time everything goes
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = speed)]
     speed: f64,
     /// Run bots that answer, too, and have them send through the gateway (or sandbox) at this URL
     #[arg(long, value_name = "URL")]
@@ -60,9 +63,17 @@ pub struct SandboxArgs {
     /// Conversations a user begins in a day, on average
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     conversations: f64,
+    /// Calls and callbacks the ledger keeps, at some 600 bytes each; the oldest go
+    #[arg(long, value_name = "N", default_value_t = 2_000_000)]
+    ledger: usize,
     /// Users do nothing by themselves
     #[arg(long)]
     quiet_users: bool,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse().ok().filter(|speed| (0.001..=1e6).contains(speed));
+    speed.ok_or_else(|| "not a number from 0.001 to 1000000".to_owned())
 }
 
 /// Runs the command.
@@ -71,7 +82,8 @@ pub async fn run(args: SandboxArgs) -> Result<()> {
     let listener = bind(args.listen).await?;
     let (halt, halted) = watch::channel(false);
     let time = SandboxTime::from_now(args.speed);
-    let sandbox = Sandbox::start(Options::new(listener, time, args.seed, halted.clone()))?;
+    let options = Options::new(listener, time, args.seed, halted.clone());
+    let sandbox = Sandbox::start(Options { ledger_entries: args.ledger, ..options })?;
     let bots = add_bots(&sandbox, &args)?;
     let mut running = Vec::new();
     if let Some(through) = &args.through {

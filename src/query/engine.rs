@@ -309,6 +309,6 @@ fn unknown_table(error: QueryError) -> QueryError {
     let near = names.iter().map(|name| (distance(&wanted.to_lowercase(), name), name));
     let near = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min();
     let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
-    let message = format!("no table named {wanted}{hint} There are: {}", names.join(", "));
+    let message = format!("no table named {wanted}{hint}; there are: {}", names.join(", "));
     QueryError::Plan { message, line, column }
 }

@@ -124,7 +124,7 @@ fn schema_message(error: &SchemaError) -> String {
             names.sort_unstable();
             names.dedup();
             if !names.is_empty() {
-                message.push_str(&format!(" There are: {}", names.join(", ")));
+                message.push_str(&format!("; there are: {}", names.join(", ")));
             }
             message
         }

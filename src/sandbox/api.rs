@@ -1,10 +1,11 @@
 //! `/pa/<method>`: who calls, which faults the call meets, and what the ledger keeps of it.
 
+use super::answer::Answer;
 use super::code::{Code, Refusal};
 use super::cut::Cutter;
 use super::double::Double;
 use super::ledger::Call;
-use super::methods::{Answer, Method, Request, carry_out};
+use super::methods::{Method, Request, carry_out};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Path, State};

@@ -1,8 +1,8 @@
 //! `/sandbox/…`: what a person or a test asks of the sandbox itself. JSON both ways.
 
 use super::Sandbox;
+use super::act::{Act, ActError, Acted};
 use super::bot::{BotInfo, NewBot};
-use super::double::{Act, ActError, Acted};
 use super::event::Content;
 use super::faults::Faults;
 use super::ledger::{Attempt, Entry, Lines};

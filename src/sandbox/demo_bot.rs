@@ -2,6 +2,7 @@
 
 use super::bot::{Bot, NewBot};
 use super::dice::{Dice, Purpose, chance, exponential, seconds};
+use super::offer::{KINDS, message};
 use super::time::SandboxTime;
 use super::until_stop;
 use axum::Router;
@@ -137,6 +138,7 @@ impl Book {
 #[derive(Default)]
 struct Known {
     messages: u64,
+    /// When the last message came, µs since the epoch; 0 without one.
     last_us: i64,
     gone: bool,
 }
@@ -280,7 +282,7 @@ impl DemoBot {
         let (least, most) = self.0.habits.think;
         for part in 0..rng.random_range(1..=3) {
             self.0.time.sleep(seconds(&mut rng, least, most)).await;
-            let mut body = message(self.name(), rng.random_range(0..12));
+            let mut body = message(self.name(), rng.random_range(0..KINDS));
             body["receiver"] = json!(user);
             if part == 0 && chance(&mut rng, 0.5) {
                 body["tracking_data"] = json!(format!("step-{n}"));
@@ -338,19 +340,21 @@ impl DemoBot {
             return None;
         }
         *book.stats.callbacks.entry(callback.event.clone()).or_default() += 1;
-        let last_us = self.0.time.now_us();
+        let now_us = self.0.time.now_us();
         match callback.event.as_str() {
-            "message" | "subscribed" => {
+            name @ ("message" | "subscribed") => {
                 let is_new = !book.known.contains_key(user);
                 let known = book.known.entry(user.to_owned()).or_default();
                 known.gone = false;
-                known.last_us = last_us;
-                known.messages += u64::from(callback.event == "message");
+                if name == "message" {
+                    known.messages += 1;
+                    known.last_us = now_us;
+                }
                 let messages = known.messages;
                 if is_new {
                     book.users.push(user.to_owned());
                 }
-                (callback.event == "message").then(|| (user.to_owned(), messages))
+                (name == "message").then(|| (user.to_owned(), messages))
             }
             "unsubscribed" => {
                 if let Some(known) = book.known.get_mut(user) {
@@ -365,29 +369,6 @@ impl DemoBot {
 
 fn gap(rng: &mut impl Rng, per_day: f64) -> Duration {
     if per_day > 0.0 { exponential(rng, DAY.div_f64(per_day)) } else { Duration::MAX }
-}
-
-/// A message of one of 12 kinds, without a receiver.
-fn message(name: &str, kind: u32) -> Value {
-    let sender = json!({ "name": name.chars().take(28).collect::<String>() });
-    let keyboard = json!({ "Type": "keyboard", "Buttons": [
-        { "Columns": 3, "Rows": 1, "ActionType": "reply", "ActionBody": "catalogue", "Text": "Catalogue" },
-        { "Columns": 3, "Rows": 1, "ActionType": "reply", "ActionBody": "orders", "Text": "My orders" },
-    ] });
-    let media = "https://media.example/shoes.jpg";
-    match kind {
-        0 | 1 => json!({ "sender": sender, "type": "text", "text": "New shoes are in", "keyboard": keyboard }),
-        2 => json!({ "sender": sender, "type": "picture", "text": "Shoes", "media": media }),
-        3 => json!({ "sender": sender, "type": "url", "media": "https://shop.example/shoes" }),
-        4 => json!({ "sender": sender, "type": "location", "location": { "lat": 50.45, "lon": 30.52 } }),
-        5 => json!({ "sender": sender, "type": "sticker", "sticker_id": 46105 }),
-        6 => json!({ "sender": sender, "type": "rich_media", "min_api_version": 7, "alt_text": "Shoes",
-            "rich_media": { "Type": "rich_media", "ButtonsGroupColumns": 6, "ButtonsGroupRows": 7, "Buttons": [
-                { "Columns": 6, "Rows": 7, "ActionType": "reply", "ActionBody": "buy-1", "Image": media },
-            ] } }),
-        7 => json!({ "sender": sender, "keyboard": keyboard }),
-        _ => json!({ "sender": sender, "type": "text", "text": "Here you are" }),
-    }
 }
 
 async fn receive(State(bot): State<DemoBot>, RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes) -> Response {

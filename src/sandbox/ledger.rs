@@ -4,6 +4,7 @@ use super::event::Event;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A receiver of a call.
@@ -62,6 +63,15 @@ impl Outcome {
     /// Only 200 acknowledges.
     pub fn is_acknowledged(self) -> bool {
         self == Outcome::HttpStatus(200)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::HttpStatus(status) => write!(f, "HTTP {status}"),
+            Outcome::Error(why) => write!(f, "no answer ({why})"),
+        }
     }
 }
 

@@ -1,22 +1,21 @@
 //! The methods of the API: what each checks, decides and answers.
 
+use super::answer::{AccountInfo, Answer, Failed, Member, Online, UserDetails};
 use super::bot::{Bot, BotState, Webhook};
 use super::code::{Code, Refusal};
 use super::double::{Double, Sending};
-use super::event::{self, CHAT_HOST, Event};
+use super::event::{self, Event};
 use super::faults::Fate;
 use super::ledger::{Attempt, Callback, Receiver};
 use super::message;
 use bytes::Bytes;
 use reqwest::Url;
-use serde::Serialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
 
 const MAX_RECEIVERS: usize = 300;
 const MAX_IDS: usize = 100;
-const OK: &str = "ok";
 
 /// The methods, as paths name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,106 +57,6 @@ impl Method {
             Method::Post => "post",
         }
     }
-}
-
-/// An answer, its members in the order of the documentation.
-#[derive(Default, Serialize)]
-pub(super) struct Answer {
-    pub status: u16,
-    status_message: Cow<'static, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_token: Option<u64>,
-    #[serde(flatten)]
-    account: Option<AccountInfo>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<UserDetails>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    users: Option<Vec<Online>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    chat_hostname: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub billing_status: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_types: Option<Vec<Event>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failed_list: Option<Vec<Failed>>,
-    /// For the ledger, as the next.
-    #[serde(skip)]
-    pub receivers: Vec<Receiver>,
-    /// When a message was decided on, sandbox time, ms since the epoch.
-    #[serde(skip)]
-    pub decided_at_ms: Option<i64>,
-}
-
-impl Answer {
-    fn ok() -> Self {
-        Self { status_message: OK.into(), chat_hostname: Some(CHAT_HOST), ..Self::default() }
-    }
-
-    /// An answer that refuses.
-    pub fn refusal(refusal: Refusal) -> Self {
-        Self { status: refusal.status, status_message: refusal.text, chat_hostname: Some(CHAT_HOST), ..Self::default() }
-    }
-
-    /// A caller who is not known is told no more than that.
-    pub fn stranger(code: Code) -> Self {
-        Self { chat_hostname: None, ..Self::refusal(code.into()) }
-    }
-}
-
-#[derive(Serialize)]
-struct Failed {
-    receiver: String,
-    #[serde(flatten)]
-    refusal: Refusal,
-}
-
-#[derive(Serialize)]
-struct AccountInfo {
-    id: String,
-    name: Arc<str>,
-    uri: String,
-    icon: String,
-    background: String,
-    category: &'static str,
-    subcategory: &'static str,
-    location: event::Location,
-    country: &'static str,
-    webhook: String,
-    event_types: Vec<Event>,
-    subscribers_count: usize,
-    members: [Member; 1],
-}
-
-#[derive(Serialize)]
-struct Member {
-    id: String,
-    name: &'static str,
-    avatar: &'static str,
-    role: &'static str,
-}
-
-#[derive(Serialize)]
-struct UserDetails {
-    id: Arc<str>,
-    name: String,
-    avatar: String,
-    country: String,
-    language: String,
-    primary_device_os: &'static str,
-    api_version: u64,
-    viber_version: &'static str,
-    mcc: u16,
-    mnc: u16,
-    device_type: &'static str,
-}
-
-#[derive(Serialize)]
-struct Online {
-    id: String,
-    online_status: u8,
-    online_status_message: &'static str,
-    last_online: i64,
 }
 
 /// A call whose caller is known.
@@ -252,7 +151,7 @@ async fn validate(double: &Double, bot: &Arc<Bot>, url: &Url) -> Result<(), Refu
     if outcome.is_acknowledged() {
         return Ok(());
     }
-    let text = format!("Result:HttpResponse{{{outcome:?}}}: the webhook did not answer the validation with HTTP 200");
+    let text = format!("the webhook did not answer the validation with HTTP 200: {outcome}");
     Err(Refusal { status: Code::INVALID_URL.0, text: text.into() })
 }
 

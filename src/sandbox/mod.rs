@@ -7,6 +7,8 @@
 //! Pure: [`billing`], [`message`], [`event`], [`receipts`], [`retry`]. What must be one step is done in [`double`], under
 //! the bot's lock.
 
+mod act;
+mod answer;
 mod api;
 pub mod billing;
 mod bot;
@@ -22,6 +24,7 @@ mod faults;
 mod ledger;
 mod message;
 mod methods;
+mod offer;
 mod receipts;
 mod retry;
 mod schedule;
@@ -30,8 +33,8 @@ mod token;
 pub mod traffic;
 mod user;
 
+pub use act::{Act, ActError, Acted, BotError};
 pub use bot::{BotInfo, NewBot};
-pub use double::{Act, ActError, Acted, BotError};
 pub use event::{Contact, Content, Event, Location};
 pub use faults::Faults;
 pub use ledger::{Attempt, Call, Callback, Counts, Entry, Ledger, Lines, Outcome, Receiver, Told};

@@ -10,6 +10,7 @@ mod kills;
 mod layers;
 mod monitoring;
 mod readers;
+mod sandbox;
 mod schemas;
 mod serving;
 mod tools;
