@@ -2,6 +2,8 @@
 
 mod accounts;
 mod disk;
+mod faults;
+mod firekills;
 mod generate;
 mod golden;
 mod guard;
@@ -15,3 +17,4 @@ mod schemas;
 mod serving;
 mod tools;
 mod transfer;
+mod viber;
