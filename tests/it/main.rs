@@ -8,6 +8,7 @@ mod generate;
 mod golden;
 mod guard;
 mod harness;
+mod hostile;
 mod kills;
 mod layers;
 mod monitoring;
