@@ -238,3 +238,30 @@ async fn callbacks_are_sent_again() {
     assert_eq!(bot.got.lock().unwrap()[0].1.as_deref(), Some(signature.as_str()));
     assert!(world.gateway.check_redelivery("none").is_err() && world.gateway.check_redelivery("shop").is_ok());
 }
+
+#[tokio::test]
+async fn a_webhook_set_past_the_gateway_is_noticed() {
+    let (viber, (_bot, bot_url)) = (validating().await, Bot::start().await);
+    let world = world_at(viber.url.clone(), Arc::default()).await;
+    assert_eq!(set(&world, &json!({"url": bot_url})).await["status"], 0);
+    let watching = tokio::spawn(watch(world.gateway.clone(), Duration::from_millis(20)));
+    let told = async |wanted: u8| {
+        let series = format!("counterbat_webhook_elsewhere{{account=\"shop\"}} {wanted}\n");
+        let found = async {
+            while !String::from_utf8(world.metrics.render().unwrap()).unwrap().contains(&series) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found).await.expect(&series);
+    };
+    told(0).await;
+    let past = world.client.post(format!("{}/pa/set_webhook", viber.url)).body(json!({"url": bot_url}).to_string());
+    assert!(past.send().await.unwrap().status().is_success());
+    told(1).await;
+    assert_eq!(set(&world, &json!({"url": bot_url})).await["status"], 0);
+    told(0).await;
+    watching.abort();
+    // These calls are no bot's: they are not recorded.
+    let kinds = world.log.events().into_iter().map(|event| event.kind);
+    assert!(kinds.into_iter().all(|kind| !kind.ends_with("get_account_info")));
+}
