@@ -78,7 +78,7 @@ pub async fn demo(
         arrive_within: std::time::Duration::from_secs(4 * 3600),
         ..Habits::default()
     };
-    let users = tokio::spawn(traffic::run(sandbox.clone(), options.seed, habits, halted));
+    let users = tokio::spawn(write(sandbox.clone(), running.clone(), options.seed, habits, halted));
     ready(&DemoInfo { server, sandbox: sandbox.clone() });
 
     tokio::select! {
@@ -94,6 +94,21 @@ pub async fn demo(
     sandbox.stopped().await;
     let _ = end.send(());
     serving.await
+}
+
+/// Users write once all bots have their webhooks: nobody would be told of the sessions they open before.
+async fn write(sandbox: Sandbox, bots: Vec<DemoBot>, seed: u64, habits: Habits, mut halted: watch::Receiver<bool>) {
+    let registered = async {
+        for bot in &bots {
+            bot.registered().await;
+        }
+    };
+    tokio::select! {
+        () = registered => {}
+        // An error means that the sender has gone, which is a stop as well.
+        () = async { drop(halted.wait_for(|halt| *halt).await) } => return,
+    }
+    traffic::run(sandbox, seed, habits, halted).await;
 }
 
 /// Three bots as they come: one without a contract, one that pays beyond its free messages, one that pays for each.

@@ -1,6 +1,8 @@
 //! The whole program, run as users run it: a real binary on real directories, killed, filled up and asked.
 
 mod accounts;
+mod agreement;
+mod demo;
 mod disk;
 mod double;
 mod faults;
