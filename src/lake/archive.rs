@@ -1,9 +1,9 @@
 //! Writing and reading `events` as an archive of the log.
 
-use super::bucket::sorted;
 use super::{FileEntry, Lake, LakeError, TableName, schema};
 use arrow::array::{Array, Date32Array, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::error::ArrowError;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
@@ -24,8 +24,11 @@ use std::sync::Arc;
 /// Memory for putting a partition's archive in order; the rest goes to a temporary folder.
 const SORT_BYTES: usize = 256 << 20;
 
+/// Batches with fewer rows are joined: each costs by itself.
+const FEW_ROWS: usize = 1000;
+
 impl Lake {
-    /// Writes rows of `events` as one file per date, in order of partition and offset.
+    /// Writes rows of `events` as one file per date. The batches are in order of partition and offset, and so are the files.
     pub async fn write_events(&self, batches: Vec<RecordBatch>) -> Result<Vec<FileEntry>, LakeError> {
         if batches.is_empty() {
             return Ok(Vec::new());
@@ -34,7 +37,7 @@ impl Lake {
         let by_date = by_date.map_err(|error| LakeError::Damaged(error.to_string()))?;
         let by_date = by_date.map_err(|error| LakeError::Damaged(error.to_string()))?;
         let table = self.table(TableName::Events);
-        let writes = by_date.into_iter().map(|(date, batch)| table.write(None, Some(date), vec![batch]));
+        let writes = by_date.into_iter().map(|(date, rows)| table.write(None, Some(date), rows));
         futures::stream::iter(writes).buffer_unordered(2).collect::<Vec<_>>().await.into_iter().collect()
     }
 
@@ -125,17 +128,32 @@ fn read_error(place: &str, error: &datafusion::error::DataFusionError) -> LakeEr
     }
 }
 
-/// The rows of each date, in order.
-fn split_by_date(batches: &[RecordBatch]) -> Result<BTreeMap<i32, RecordBatch>, arrow::error::ArrowError> {
-    let all = sorted(TableName::Events, batches)?;
-    let mut rows: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
-    let dates = all.column_by_name("date").and_then(|array| array.as_any().downcast_ref::<Date32Array>());
-    for row in 0..all.num_rows() {
-        let date = dates.map_or(0, |dates| dates.value(row));
-        rows.entry(date).or_default().push(u32::try_from(row).unwrap_or(u32::MAX));
+/// The rows of each date, in the order they come in. Large batches of one date, or of one after the other, are not copied.
+fn split_by_date(batches: &[RecordBatch]) -> Result<BTreeMap<i32, Vec<RecordBatch>>, ArrowError> {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let joined = (rows < batches.len() * FEW_ROWS).then(|| concat_batches(&schema::of(TableName::Events), batches));
+    let joined = joined.transpose()?;
+    let mut by_date: BTreeMap<i32, Vec<RecordBatch>> = BTreeMap::new();
+    for batch in joined.as_ref().map_or(batches, std::slice::from_ref) {
+        let (batch, dates) = ordered_by_date(batch)?;
+        let mut start = 0;
+        for run in dates.chunk_by(|one, next| one == next) {
+            by_date.entry(run[0]).or_default().push(batch.slice(start, run.len()));
+            start += run.len();
+        }
     }
-    if let (1, Some(date)) = (rows.len(), rows.keys().next().copied()) {
-        return Ok(BTreeMap::from([(date, all)]));
+    Ok(by_date)
+}
+
+/// A batch by date, rows of one date in the order they had, and the dates.
+fn ordered_by_date(batch: &RecordBatch) -> Result<(RecordBatch, Vec<i32>), ArrowError> {
+    let dates = batch.column_by_name("date").and_then(|array| array.as_any().downcast_ref::<Date32Array>());
+    let mut dates = dates.map_or_else(|| vec![0; batch.num_rows()], |dates| dates.values().to_vec());
+    if dates.is_sorted() {
+        return Ok((batch.clone(), dates));
     }
-    rows.into_iter().map(|(date, rows)| Ok((date, take_record_batch(&all, &UInt32Array::from(rows))?))).collect()
+    let mut rows: Vec<u32> = (0..).take(dates.len()).collect();
+    rows.sort_by_key(|row| dates[*row as usize]);
+    dates.sort_unstable();
+    Ok((take_record_batch(batch, &UInt32Array::from(rows))?, dates))
 }

@@ -26,7 +26,6 @@ pub struct EventRow<'a> {
 }
 
 /// Collects rows of `events`.
-#[derive(Default)]
 pub struct EventRows {
     partition: Int32Builder,
     offset: Int64Builder,
@@ -51,7 +50,44 @@ pub struct EventRows {
     date: Date32Builder,
 }
 
+impl Default for EventRows {
+    fn default() -> Self {
+        Self::sized_for(&[])
+    }
+}
+
 impl EventRows {
+    /// With the room these records take: batches of a few records are many, and large ones should not be copied about.
+    pub fn sized_for(records: &[Record]) -> Self {
+        let rows = records.len();
+        let bytes = |of: fn(&Event) -> usize| records.iter().map(|record| of(&record.event)).sum();
+        let text = |bytes: usize| StringBuilder::with_capacity(rows, bytes);
+        let words = || text(rows * 12);
+        Self {
+            partition: Int32Builder::with_capacity(rows),
+            offset: Int64Builder::with_capacity(rows),
+            appended_at: Vec::with_capacity(rows),
+            event_id: text(bytes(|event| event.id.len())),
+            origin: words(),
+            kind: words(),
+            account: words(),
+            user_id: text(bytes(|event| event.subject.as_ref().map_or(0, String::len))),
+            message_token: Int64Builder::with_capacity(rows),
+            event_time: Vec::with_capacity(rows),
+            received_at: Vec::with_capacity(rows),
+            skewed: BooleanBuilder::with_capacity(rows),
+            status: Int32Builder::with_capacity(rows),
+            billing_status: Int32Builder::with_capacity(rows),
+            message_type: text(0),
+            country: text(0),
+            disposition: words(),
+            data: text(bytes(|event| event.data.len())),
+            data_base64: BooleanBuilder::with_capacity(rows),
+            signature: text(bytes(|event| event.signature.as_ref().map_or(0, String::len))),
+            date: Date32Builder::with_capacity(rows),
+        }
+    }
+
     /// Adds a record.
     pub fn push(&mut self, row: &EventRow<'_>) {
         let (record, reading) = (row.record, row.reading);
@@ -73,11 +109,12 @@ impl EventRows {
         self.message_type.append_option(reading.message_type.as_deref());
         self.country.append_option(reading.country.as_deref());
         self.disposition.append_value(row.disposition.as_str());
-        match std::str::from_utf8(&event.data) {
+        let text = std::str::from_utf8(&event.data);
+        match text {
             Ok(text) => self.data.append_value(text),
             Err(_) => self.data.append_value(STANDARD.encode(&event.data)),
         }
-        self.data_base64.append_value(std::str::from_utf8(&event.data).is_err());
+        self.data_base64.append_value(text.is_err());
         self.signature.append_option(event.signature.as_deref());
         self.date.append_value(date_of(reading.received_at_us));
     }

@@ -121,6 +121,15 @@ pub fn statistics(table: TableName) -> &'static [&'static str] {
     }
 }
 
+/// The columns whose values hardly repeat: a dictionary of them costs much and is given up in the end.
+pub fn distinct(table: TableName) -> &'static [&'static str] {
+    match table {
+        TableName::Events => &["offset", "event_id", "message_token", "event_time", "received_at", "data", "signature"],
+        TableName::Sessions => &["session_id", "opened_at", "expires_at", "opened_by_token", "last_event_at"],
+        TableName::Messages => &["message_token", "sent_at", "delivered_at", "seen_at"],
+    }
+}
+
 fn build(columns: &[(&str, DataType, bool)]) -> SchemaRef {
     let fields = columns.iter().map(|(name, data_type, nullable)| Field::new(*name, data_type.clone(), *nullable));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))

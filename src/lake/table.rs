@@ -20,6 +20,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -407,8 +408,12 @@ fn encode(name: TableName, batches: Vec<RecordBatch>) -> Result<(Bytes, u64, Str
     // Zstandard sets up a large context for every column of every file, which costs more than a small file itself.
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let compression = if rows < SMALL_ROWS { Compression::SNAPPY } else { Compression::ZSTD(ZstdLevel::try_new(1)?) };
-    let properties =
-        WriterProperties::builder().set_compression(compression).set_max_row_group_row_count(Some(ROW_GROUP)).build();
+    let mut properties =
+        WriterProperties::builder().set_compression(compression).set_max_row_group_row_count(Some(ROW_GROUP));
+    for column in schema::distinct(name) {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(*column), false);
+    }
+    let properties = properties.build();
     let file_schema = schema::in_files(name);
     let mut writer = ArrowWriter::try_new(Vec::new(), file_schema.clone(), Some(properties))?;
     let mut stats = super::bucket::Statistics::new(name);

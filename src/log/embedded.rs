@@ -222,6 +222,8 @@ impl EventLog for EmbeddedLog {
                 Pending { partition: *partition, frame }
             })
             .collect();
+        // What is encoded is no longer needed, and others can use the room while this waits for the disk.
+        drop(batch);
         let bytes = records.iter().map(|record| record.frame.len()).sum();
         let (answer, wait) = oneshot::channel();
         let gone = || LogError::Unwritable("the log's writer has ended".into());

@@ -1,18 +1,24 @@
 //! Records of the embedded log on disk.
 //!
-//! Keyspace `records`: (partition, offset), big-endian → append time (µs, 8 bytes) and frame. Keyspace `meta`: the log's
+//! Keyspace `records-<partition>`: offset, big-endian → append time (µs, 8 bytes) and frame. Keyspace `meta`: the log's
 //! id, number of partitions, format, and the first offset of each partition.
+//!
+//! Offsets only grow, so no two files of such a keyspace overlap and none is ever merged with another: a record is
+//! written to the journal and to one file.
 
 use super::embedded::{Options, Retention};
 use super::{LogError, LogId, Position};
 use crate::event::{Record, frame};
 use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use uuid::Uuid;
 
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
+/// What a partition keeps in memory before it goes to a file.
+const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Records removed in one batch.
 const RETAIN_BATCH: usize = 50_000;
 
@@ -22,7 +28,9 @@ pub(super) struct Pending {
     pub frame: Vec<u8>,
 }
 
-struct Bounds {
+/// A partition's records and the offsets it has.
+struct Partition {
+    records: Keyspace,
     start: AtomicU64,
     end: AtomicU64,
 }
@@ -32,8 +40,7 @@ pub(super) struct Store {
     id: LogId,
     db: Database,
     meta: Keyspace,
-    records: Keyspace,
-    bounds: Vec<Bounds>,
+    partitions: Vec<Partition>,
     newest_us: AtomicI64,
 }
 
@@ -54,13 +61,6 @@ impl Store {
             .open()
             .map_err(failed)?;
         let meta = db.keyspace("meta", KeyspaceCreateOptions::default).map_err(failed)?;
-        let records = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(32 << 20)
-                .expect_point_read_hits(true)
-                .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        };
-        let records = db.keyspace("records", records).map_err(failed)?;
         let get = |key: &str| -> Result<Option<String>, LogError> {
             let value = meta.get(key).map_err(failed)?;
             value.map(|value| String::from_utf8(value.to_vec()).map_err(|error| broken(error.to_string()))).transpose()
@@ -85,12 +85,18 @@ impl Store {
         if made != options.partitions {
             return Err(LogError::Partitions { made, asked: options.partitions });
         }
-        let mut bounds = Vec::new();
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE_BYTES)
+                .expect_point_read_hits(true)
+                .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        };
+        let mut partitions = Vec::new();
         let mut newest_us = 0;
         for partition in 0..made {
             let start = get(&format!("start/{partition}"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
-            let last = records.range(key(partition, 0)..key(partition + 1, 0)).next_back();
-            let end = match last {
+            let records = db.keyspace(&format!("records-{partition}"), options).map_err(failed)?;
+            let end = match records.last_key_value() {
                 Some(guard) => {
                     let (key, value) = guard.into_inner().map_err(failed)?;
                     newest_us = newest_us.max(appended_at(&value).unwrap_or(0));
@@ -98,10 +104,11 @@ impl Store {
                 }
                 None => start,
             };
-            bounds.push(Bounds { start: AtomicU64::new(start), end: AtomicU64::new(end.max(start)) });
+            let (start, end) = (AtomicU64::new(start), AtomicU64::new(end.max(start)));
+            partitions.push(Partition { records, start, end });
         }
         let newest_us = AtomicI64::new(newest_us);
-        Ok(Self { path: dir.to_owned(), id: LogId(id), db, meta, records, bounds, newest_us })
+        Ok(Self { path: dir.to_owned(), id: LogId(id), db, meta, partitions, newest_us })
     }
 
     pub fn id(&self) -> &LogId {
@@ -109,8 +116,8 @@ impl Store {
     }
 
     pub fn bounds(&self, partition: u32) -> (u64, u64) {
-        match self.bounds.get(partition as usize) {
-            Some(bounds) => (bounds.start.load(Ordering::Acquire), bounds.end.load(Ordering::Acquire)),
+        match self.partitions.get(partition as usize) {
+            Some(held) => (held.start.load(Ordering::Acquire), held.end.load(Ordering::Acquire)),
             None => (0, 0),
         }
     }
@@ -118,25 +125,28 @@ impl Store {
     /// Writes records with one fsync. Only the writer thread calls this.
     pub fn append(&self, pending: &[&Pending], now_us: i64) -> Result<Vec<Position>, LogError> {
         let now_us = now_us.max(self.newest_us.load(Ordering::Relaxed));
-        let mut ends: Vec<u64> = self.bounds.iter().map(|bounds| bounds.end.load(Ordering::Acquire)).collect();
+        let mut ends: Vec<u64> = self.partitions.iter().map(|held| held.end.load(Ordering::Acquire)).collect();
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
         let mut positions = Vec::with_capacity(pending.len());
+        let stamp = &now_us.to_le_bytes()[..];
         for record in pending {
             let partition = record.partition;
-            let Some(end) = ends.get_mut(partition as usize) else {
+            let held = self.partitions.get(partition as usize).zip(ends.get_mut(partition as usize));
+            let Some((held, end)) = held else {
                 return Err(LogError::Unwritable(format!("there is no partition {partition}")));
             };
-            let mut value = Vec::with_capacity(8 + record.frame.len());
-            value.extend_from_slice(&now_us.to_le_bytes());
-            value.extend_from_slice(&record.frame);
-            batch.insert(&self.records, key(partition, *end), value);
+            let mut parts = stamp.chain(&record.frame[..]);
+            let value = UserValue::from_reader(&mut parts, 8 + record.frame.len());
+            // Reading from memory cannot fail.
+            let value = value.map_err(|error| LogError::Unwritable(error.to_string()))?;
+            batch.insert(&held.records, end.to_be_bytes(), value);
             positions.push(Position { partition, offset: *end });
             *end += 1;
         }
         batch.commit().map_err(|error| self.unwritable(&error))?;
         self.newest_us.store(now_us, Ordering::Relaxed);
-        for (bounds, end) in self.bounds.iter().zip(ends) {
-            bounds.end.store(end, Ordering::Release);
+        for (held, end) in self.partitions.iter().zip(ends) {
+            held.end.store(end, Ordering::Release);
         }
         Ok(positions)
     }
@@ -152,11 +162,12 @@ impl Store {
         if from < start || from > end {
             return Err(LogError::Gone { log: self.id.clone(), partition, wanted: from, start, end });
         }
+        let Some(held) = self.partitions.get(partition as usize) else { return Ok(Vec::new()) };
         let unreadable = |offset: u64, reason: String| LogError::Unreadable { partition, offset, reason };
         let until = end.min(from.saturating_add(max_records.max(1) as u64));
         let mut records = Vec::with_capacity(usize::try_from(until - from).unwrap_or(0).min(max_records));
         let mut bytes = 0;
-        for guard in self.records.range(key(partition, from)..key(partition, until)) {
+        for guard in held.records.range(from.to_be_bytes()..until.to_be_bytes()) {
             let wanted = from + records.len() as u64;
             let (key, value) = guard.into_inner().map_err(|error| unreadable(wanted, error.to_string()))?;
             if offset_in(&key) != Some(wanted) {
@@ -175,15 +186,16 @@ impl Store {
     }
 
     pub fn retain(&self, keep_from: &[u64], retention: Retention, now_us: i64) -> Result<(), LogError> {
-        let too_big = retention.max_bytes.is_some_and(|max| self.records.disk_space() > max);
-        for (partition, bounds) in (0u32..).zip(&self.bounds) {
+        let bytes: u64 = self.partitions.iter().map(|held| held.records.disk_space()).sum();
+        let too_big = retention.max_bytes.is_some_and(|max| bytes > max);
+        for (partition, held) in (0u32..).zip(&self.partitions) {
             let keep_from = keep_from.get(partition as usize).copied().unwrap_or(0);
-            let start = bounds.start.load(Ordering::Acquire);
-            let limit = keep_from.min(bounds.end.load(Ordering::Acquire));
+            let start = held.start.load(Ordering::Acquire);
+            let limit = keep_from.min(held.end.load(Ordering::Acquire));
             // By size, a tenth goes at a time, until it fits again.
             let by_size = if too_big { start + (limit.saturating_sub(start)).div_ceil(10) } else { start };
             let mut cut = start;
-            for guard in self.records.range(key(partition, start)..key(partition, limit)) {
+            for guard in held.records.range(start.to_be_bytes()..limit.to_be_bytes()) {
                 let (key, value) = guard.into_inner().map_err(|error| self.unwritable(&error))?;
                 let old = match (retention.max_age_us, appended_at(&value)) {
                     (Some(max_age_us), Some(appended_at_us)) => now_us.saturating_sub(appended_at_us) > max_age_us,
@@ -194,22 +206,22 @@ impl Store {
                 }
                 cut = offset_in(&key).map_or(cut, |offset| offset + 1);
             }
-            self.remove(partition, start, cut)?;
+            self.remove(partition, held, start, cut)?;
         }
         Ok(())
     }
 
-    fn remove(&self, partition: u32, start: u64, cut: u64) -> Result<(), LogError> {
+    fn remove(&self, partition: u32, held: &Partition, start: u64, cut: u64) -> Result<(), LogError> {
         let mut from = start;
         while from < cut {
             let until = cut.min(from + RETAIN_BATCH as u64);
             let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
             batch.insert(&self.meta, format!("start/{partition}"), until.to_string());
             for offset in from..until {
-                batch.remove(&self.records, key(partition, offset));
+                batch.remove(&held.records, offset.to_be_bytes());
             }
             // Readers must not look for what is about to go.
-            self.bounds[partition as usize].start.store(until, Ordering::Release);
+            held.start.store(until, Ordering::Release);
             batch.commit().map_err(|error| self.unwritable(&error))?;
             from = until;
         }
@@ -221,15 +233,8 @@ impl Store {
     }
 }
 
-fn key(partition: u32, offset: u64) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..4].copy_from_slice(&partition.to_be_bytes());
-    key[4..].copy_from_slice(&offset.to_be_bytes());
-    key
-}
-
 fn offset_in(key: &[u8]) -> Option<u64> {
-    key.get(4..12)?.try_into().ok().map(u64::from_be_bytes)
+    key.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn appended_at(value: &[u8]) -> Option<i64> {

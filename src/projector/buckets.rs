@@ -139,8 +139,10 @@ impl Buckets {
             let overlay = &overlay;
             async move {
                 let mut keys = Vec::new();
+                let laid = if old.is_empty() { LaidRows::over_nothing(table) } else { LaidRows::new(table) };
                 let LaidRows { rows, replaced, .. } =
-                    tokio::task::block_in_place(|| collect(overlay, table, span, &mut keys))?;
+                    tokio::task::block_in_place(|| collect(overlay, laid, table, span, &mut keys))?;
+                let replaced = replaced.unwrap_or_default();
                 let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows.finish()).await?;
                 Ok::<_, ProjectorError>((file, old, keys))
             }
@@ -200,14 +202,14 @@ fn dirty_hours(overlay: &OverlayView, table: Laid, partition: u32) -> Result<Vec
     Ok(hours)
 }
 
-/// The overlay rows of a span; their keys are added to `keys`.
+/// Adds the overlay rows of a span to `laid`, and their keys to `keys`.
 fn collect(
     overlay: &OverlayView,
+    mut laid: LaidRows,
     table: Laid,
     span: Span,
     keys: &mut Vec<Vec<u8>>,
 ) -> Result<LaidRows, ProjectorError> {
-    let mut laid = LaidRows::new(table);
     for hour in span.start_hour..span.end_hour {
         overlay.each(&prefix(table, span.partition, Some(hour)), |key, value| {
             keys.push(key.to_vec());

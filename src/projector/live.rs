@@ -193,7 +193,7 @@ fn laid_view(
         })?;
     }
     let (clean, dirty) = snapshot.files.values().cloned().partition(|file| !laid.touches(file));
-    Ok(TableView { clean, dirty, replaced: Arc::new(laid.replaced), rows: laid.rows.finish() })
+    Ok(TableView { clean, dirty, replaced: Arc::new(laid.replaced.unwrap_or_default()), rows: laid.rows.finish() })
 }
 
 /// Builders for rows of either table.
@@ -231,22 +231,30 @@ impl Builder {
 /// Rows that are laid over a table, and the keys they replace.
 pub(super) struct LaidRows {
     pub rows: Builder,
-    pub replaced: HashSet<Box<[u8]>>,
+    /// `None` where there is no file with a row to replace.
+    pub replaced: Option<HashSet<Box<[u8]>>>,
     hours: FxHashSet<(u32, i64)>,
 }
 
 impl LaidRows {
     pub fn new(table: Laid) -> Self {
-        Self { rows: Builder::new(table), replaced: HashSet::new(), hours: FxHashSet::default() }
+        Self { rows: Builder::new(table), replaced: Some(HashSet::new()), hours: FxHashSet::default() }
+    }
+
+    /// Where no file has a row yet.
+    pub fn over_nothing(table: Laid) -> Self {
+        Self { replaced: None, ..Self::new(table) }
     }
 
     pub fn add(&mut self, key: &OverlayKey, row: &LaidRow) {
         let Some((account, user)) = split_user_key(&key.user) else { return };
         self.hours.insert((key.partition, key.hour));
-        self.replaced.insert(match key.id {
-            RowId::Session(id) => session_key(&id),
-            RowId::Message(token) => message_key(account, user, token),
-        });
+        if let Some(replaced) = &mut self.replaced {
+            replaced.insert(match key.id {
+                RowId::Session(id) => session_key(&id),
+                RowId::Message(token) => message_key(account, user, token),
+            });
+        }
         self.rows.push(account, user, row);
     }
 

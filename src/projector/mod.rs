@@ -33,12 +33,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use worker::{Source, Worker};
 
 /// Most records folded at once.
 const BATCH_RECORDS: usize = 8192;
 /// Most bytes of records folded at once.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Between two folds of a busy partition that are not full: many small ones cost more than a few larger ones, and this
+/// is little beside the second within which SQL shows an event.
+const FOLD_EVERY: Duration = Duration::from_millis(20);
 
 /// Why the projector stopped or waits.
 #[derive(Debug, thiserror::Error)]
@@ -325,6 +330,16 @@ fn on_own_thread(
     Ok(wait)
 }
 
+/// What a look at the log found.
+enum Found {
+    /// No record.
+    Nothing,
+    /// Records, the last of the log among them.
+    Last,
+    /// Records, and there are more.
+    More,
+}
+
 /// The task that folds one partition.
 struct Folding {
     partition: u32,
@@ -348,18 +363,22 @@ impl Folding {
             }
             // Memory is bounded: nothing is folded until the committer has taken what is there.
             let resting = *stop.borrow() || full;
-            let idle = resting || self.step().await?;
-            let command = if idle {
-                tokio::select! {
+            let began = Instant::now();
+            let found = if resting { Found::Nothing } else { self.step().await? };
+            let command = match found {
+                Found::Nothing => tokio::select! {
                     command = self.commands.recv() => command,
                     _ = appended.changed(), if !resting => continue,
-                }
-            } else {
-                match self.commands.try_recv() {
+                },
+                Found::Last => tokio::select! {
+                    command = self.commands.recv() => command,
+                    () = tokio::time::sleep_until(began + FOLD_EVERY) => continue,
+                },
+                Found::More => match self.commands.try_recv() {
                     Ok(command) => Some(command),
                     Err(mpsc::error::TryRecvError::Empty) => continue,
                     Err(mpsc::error::TryRecvError::Disconnected) => None,
-                }
+                },
             };
             match command {
                 Some(Command::Freeze(reply)) => {
@@ -374,8 +393,8 @@ impl Folding {
         }
     }
 
-    /// Reads and folds once; says whether the end of the log is reached.
-    async fn step(&mut self) -> Result<bool, ProjectorError> {
+    /// Reads and folds once.
+    async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
         let records = self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
         let (_, end) = self.log.bounds(self.partition).await?;
@@ -393,12 +412,12 @@ impl Folding {
                     self.live.update(|status| status.partitions[partition].log_end = end);
                 }
             }
-            return Ok(true);
+            return Ok(Found::Nothing);
         }
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.live.publish(delta, end);
-        Ok(false)
+        Ok(if lag > 0 { Found::More } else { Found::Last })
     }
 }
 

@@ -116,7 +116,10 @@ impl Worker {
         self.learn_policies();
         let start = self.mark.watermark_ms;
         let mut touched: FxHashMap<UserKey, Touched> = FxHashMap::default();
-        let mut events = EventRows::default();
+        let mut events = match source {
+            Source::Log { .. } => EventRows::sized_for(records),
+            Source::Archive => EventRows::default(),
+        };
         let mut tally = Tally::default();
         for (n, record) in records.iter().enumerate() {
             let mut reading = read(&record.event, record.appended_at_us);

@@ -10,7 +10,6 @@ use crate::session::User;
 use borsh::{BorshDeserialize, BorshSerialize};
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
-use overlay::OverlayKey;
 use std::path::{Path, PathBuf};
 
 const META_KEY: &[u8] = b"meta";
@@ -234,9 +233,9 @@ impl Batch<'_> {
         self.batch.remove(&self.state.timers, timer_key(partition, due_ms, key));
     }
 
-    /// Lays a row over the tables.
-    pub fn lay(&mut self, key: &OverlayKey, value: &[u8]) {
-        self.batch.insert(&self.state.overlay, key.to_bytes(), value);
+    /// Lays a row over the tables: the bytes of an [`overlay::OverlayKey`] and of an [`overlay::LaidRow`].
+    pub fn lay(&mut self, key: &[u8], value: &[u8]) {
+        self.batch.insert(&self.state.overlay, key, value);
     }
 
     /// Takes a row off again, now that its file has it.

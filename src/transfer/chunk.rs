@@ -5,8 +5,9 @@ use crate::event::{self, Event, structured};
 use crate::log::partitioner::{self, Route};
 use std::io::{self, BufRead, Read};
 
-/// A block to parse is about this long: large enough to be worth a thread's turn, small enough to keep memory low.
-pub const CHUNK_BYTES: usize = 1 << 20;
+/// A block to parse is about this long: large enough to be worth a thread's turn, small enough that its events are
+/// written while they are still in the processor's cache.
+pub const CHUNK_BYTES: usize = 256 << 10;
 /// No event is longer; a stream without line ends must not fill the memory.
 const MAX_LINE_BYTES: usize = 32 << 20;
 
