@@ -10,8 +10,12 @@ fn what_a_bot_missed_is_sent_again() {
     let server = home.serve();
     let bot = viber.bot();
     bot.register(&server);
-    let written: Vec<u64> = viber.users.iter().map(|user| viber.write(user).message_token).collect();
-    until("the messages at the bot", || bot.got(), |got| written.iter().all(|token| got.contains(token)));
+    let mut written = Vec::new();
+    for user in &viber.users {
+        let token = viber.write(user).message_token;
+        until("the message at the bot", || bot.got(), |got| got.contains(&token));
+        written.push(token);
+    }
     let before = bot.got().len();
 
     let args = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2100-01-01"];
