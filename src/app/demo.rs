@@ -15,6 +15,9 @@ use tokio::sync::{oneshot, watch};
 /// Free out-of-session messages of the bot that pays beyond them: few, so that it soon does.
 const SMALL_QUOTA: u64 = 100;
 
+/// Lines of the sandbox's ledger, some hundred bytes each.
+const LEDGER: usize = 500_000;
+
 /// What a demo is made of.
 pub struct DemoOptions {
     pub gateway: TcpListener,
@@ -46,7 +49,8 @@ pub async fn demo(
         |what: &'static str| move |error: &dyn std::fmt::Display| AppError::Failed { what, reason: error.to_string() };
     let time = SandboxTime::from_now(options.speed);
     let (halt, halted) = watch::channel(false);
-    let sandbox_options = crate::sandbox::Options::new(options.sandbox, time.clone(), options.seed, halted.clone());
+    let mut sandbox_options = crate::sandbox::Options::new(options.sandbox, time.clone(), options.seed, halted.clone());
+    sandbox_options.ledger_entries = LEDGER;
     let sandbox = Sandbox::start(sandbox_options).map_err(|error| failed("the sandbox")(&error))?;
     let bots = add_bots(&sandbox, options.users).map_err(|error| failed("the sandbox")(&error))?;
     sandbox.set_faults(Faults { misbill: options.misbilled, ..Faults::default() });
@@ -79,6 +83,7 @@ pub async fn demo(
         ..Habits::default()
     };
     let users = tokio::spawn(write(sandbox.clone(), running.clone(), options.seed, habits, halted));
+    let console = server.console.clone();
     ready(&DemoInfo { server, sandbox: sandbox.clone() });
 
     tokio::select! {
@@ -92,8 +97,25 @@ pub async fn demo(
         bot.stopped().await;
     }
     sandbox.stopped().await;
+    tokio::select! {
+        result = &mut serving => return result,
+        () = fold_all(&console) => {}
+    }
     let _ = end.send(());
     serving.await
+}
+
+/// Has everything in the log folded: whoever looks into kept data later goes by other policies.
+async fn fold_all(console: &str) {
+    let asked = reqwest::Client::builder().no_proxy().build().map(|client| {
+        // A query sees all that was appended before it.
+        client.post(format!("{console}/api/v1/sql")).body(r#"{"sql":"select count(*) from sessions"}"#).send()
+    });
+    if let Ok(asked) = asked
+        && let Err(error) = asked.await
+    {
+        tracing::debug!(%error, "the end of the log is not folded");
+    }
 }
 
 /// Users write once all bots have their webhooks: nobody would be told of the sessions they open before.

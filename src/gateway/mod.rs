@@ -33,8 +33,8 @@ use crate::metrics::Metrics;
 use accounts::Accounts;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use bots::Bots;
 use clock::{Clock, Now};
@@ -115,7 +115,8 @@ impl Gateway {
 
     /// The routes.
     pub fn router(&self) -> Router {
-        let call = || get(calls::relay).post(calls::relay);
+        // Viber has no use for HEAD, which would otherwise count as a GET.
+        let call = || get(calls::relay).post(calls::relay).head(async || StatusCode::METHOD_NOT_ALLOWED);
         Router::new()
             .route(webhooks::ROUTE, post(webhooks::receive))
             .route("/pa/{method}", call())

@@ -250,6 +250,9 @@ async fn a_call_is_relayed_unchanged_and_recorded() {
     let got = world.client.get(format!("{}/pa/get_account_info", world.address)).header("X-Viber-Auth-Token", TOKEN);
     assert_eq!(got.send().await.unwrap().text().await.unwrap(), ANSWER);
     assert_eq!(world.viber.asked.lock().unwrap()[3].0, Method::GET);
+    let head = world.client.head(format!("{}/pa/get_account_info", world.address)).header("X-Viber-Auth-Token", TOKEN);
+    assert_eq!(head.send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(world.viber.asked.lock().unwrap().len(), 4);
 }
 
 #[tokio::test]
