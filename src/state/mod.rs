@@ -101,7 +101,8 @@ impl State {
             .cache_size((memory_bytes / 2).max(8 << 20))
             .max_journaling_size((buffers * 4).max(128 << 20))
             .manual_journal_persist(true)
-            .worker_threads(2)
+            // Of several, fjall's first would put compactions aside without a pause while another one compacts.
+            .worker_threads(1)
             .open()
             .map_err(damaged)?;
         let options = || {
