@@ -253,6 +253,8 @@ fn config() -> SessionConfig {
     // Plain strings: every client reads them.
     options.sql_parser.map_string_types_to_utf8view = false;
     options.optimizer.expand_views_at_output = true;
+    // It may be put above a sort, under a projection that computes, and what was ordered comes out in turns.
+    options.optimizer.enable_round_robin_repartition = false;
     options.execution.time_zone = Some("UTC".to_owned());
     config
 }

@@ -126,6 +126,26 @@ fn a_rebuild_takes_in_a_late_country_however_long_the_log() {
 }
 
 #[test]
+fn long_answers_keep_their_order() {
+    let home = Home::new(&[]);
+    let plan = Plan { seed: 21, events: 30_000, users: 500, start_ms: MARCH_MS, span_ms: DAY_MS };
+    home.ok_with(&["import", "--wait", "-"], &lines(&history(&plan)));
+    let query = "select partition, \"offset\", md5(data) from events order by partition, \"offset\"";
+    let rows = home.ok(&["sql", "--format", "csv", query]);
+    let keys: Vec<(u32, u64)> = rows
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let mut cells = line.split(',');
+            let mut number = || cells.next().unwrap().parse::<u64>().unwrap();
+            (number() as u32, number())
+        })
+        .collect();
+    assert_eq!(keys.len(), 30_000);
+    assert!(keys.is_sorted(), "rows come out of order");
+}
+
+#[test]
 fn a_rebuild_beside_a_server_is_refused() {
     let home = Home::new(&[]);
     let server = home.serve();
