@@ -12,13 +12,17 @@ use crate::lake::bucket::{self, Index, Span};
 use crate::lake::{FileEntry, Lake, TableName};
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, hour_in, hour_of, prefix};
 use crate::state::{OverlayView, State};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const DAY_HOURS: i64 = 24;
+/// Once so many changed rows are in files, these are committed before others are written: their keys are held until then.
+/// Few in unit tests, whose histories are short.
+const ROWS_PER_COMMIT: usize = if cfg!(test) { 50 } else { 1_000_000 };
 /// Files written at the same time: each waits for the disk more than it computes.
 const SIDE_BY_SIDE: usize = 6;
 /// Hours this old lie in files of whole days: what still changes there changes seldom, and the files stay few.
@@ -99,7 +103,7 @@ impl Buckets {
             .collect()
     }
 
-    /// Writes new files for the due buckets of a table. `None` when none is due.
+    /// Writes new files for the due buckets of a table, as many as one commit should take. `None` when none is due.
     pub async fn rewrite(
         &mut self,
         name: TableName,
@@ -129,11 +133,6 @@ impl Buckets {
         if spans.is_empty() {
             return Ok(None);
         }
-        for (span, hours) in &spans {
-            for hour in hours {
-                self.dirty.insert((table, span.partition, *hour), Dirty { fresh: false, last: Some(Instant::now()) });
-            }
-        }
         let write = |span: Span| {
             let old: Vec<FileEntry> = index.overlapping(span).cloned().collect();
             let overlay = &overlay;
@@ -147,14 +146,25 @@ impl Buckets {
                 Ok::<_, ProjectorError>((file, old, keys))
             }
         };
-        let mut rewrite = Rewrite { add: Vec::new(), remove: Vec::new(), keys: Vec::new() };
-        let mut written = futures::stream::iter(spans.into_keys().map(write)).buffer_unordered(SIDE_BY_SIDE);
-        while let Some((file, old, keys)) = written.try_next().await? {
+        let mut rewrite = Rewrite::default();
+        let (mut spans, mut written) = (spans.into_iter().peekable(), FuturesUnordered::new());
+        loop {
+            while written.len() < SIDE_BY_SIDE && rewrite.keys.len() < ROWS_PER_COMMIT {
+                let Some((span, hours)) = spans.next() else { break };
+                for hour in hours {
+                    let dirty = Dirty { fresh: false, last: Some(Instant::now()) };
+                    self.dirty.insert((table, span.partition, hour), dirty);
+                }
+                written.push(write(span));
+            }
+            let Some(done) = written.next().await else { break };
+            let (file, old, keys) = done?;
             rewrite.add.extend(file);
             rewrite.remove.extend(old);
             rewrite.keys.extend(keys);
         }
         drop(written);
+        rewrite.more = spans.peek().is_some();
         self.forget_old(watermarks);
         Ok(Some(rewrite))
     }

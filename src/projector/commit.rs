@@ -171,37 +171,43 @@ impl Committer {
 
     /// Rewrites the buckets that are due (all that changed, if `all`).
     async fn write_buckets(&mut self, all: bool) -> Result<(), ProjectorError> {
+        for name in [TableName::Messages, TableName::Sessions] {
+            while self.write_some_buckets(name, all).await? {}
+        }
+        self.buckets.rested();
+        self.maintain().await
+    }
+
+    /// Rewrites as many of a table's buckets as one commit should take; says whether others are left.
+    async fn write_some_buckets(&mut self, name: TableName, all: bool) -> Result<bool, ProjectorError> {
         let status = self.live.status();
         let watermarks: Vec<Option<i64>> = status.partitions.iter().map(|partition| partition.watermark_ms).collect();
         let positions: BTreeMap<u32, u64> =
             (0u32..).zip(&status.partitions).map(|(p, partition)| (p, partition.archived)).collect();
-        for name in [TableName::Messages, TableName::Sessions] {
-            let started = Instant::now();
-            let Some(rewrite) = self.buckets.rewrite(name, &self.lake, &self.state, &watermarks, all).await? else {
-                continue;
-            };
-            let table = self.lake.table(name);
-            let old = table.snapshot().positions;
-            let positions = positions
-                .iter()
-                .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && **new > 0)
-                .map(|(partition, new)| (*partition, (old.get(partition).copied(), *new)))
-                .collect();
-            let change = Change {
-                add: rewrite.add,
-                remove: rewrite.remove,
-                positions,
-                watermarks: BTreeMap::new(),
-                operation: "rewrite buckets",
-            };
-            let snapshot = table.commit(change).await?;
-            self.live.set_table(name, snapshot);
-            // Only now: a picture of the older version still needs these rows.
-            self.lift(rewrite.keys).await?;
-            self.settings.metrics.commit_seconds(name.as_str(), started.elapsed().as_secs_f64());
-        }
-        self.buckets.rested();
-        self.maintain().await
+        let started = Instant::now();
+        let Some(rewrite) = self.buckets.rewrite(name, &self.lake, &self.state, &watermarks, all).await? else {
+            return Ok(false);
+        };
+        let table = self.lake.table(name);
+        let old = table.snapshot().positions;
+        let positions = positions
+            .iter()
+            .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && **new > 0)
+            .map(|(partition, new)| (*partition, (old.get(partition).copied(), *new)))
+            .collect();
+        let change = Change {
+            add: rewrite.add,
+            remove: rewrite.remove,
+            positions,
+            watermarks: BTreeMap::new(),
+            operation: "rewrite buckets",
+        };
+        let snapshot = table.commit(change).await?;
+        self.live.set_table(name, snapshot);
+        // Only now: a picture of the older version still needs these rows.
+        self.lift(rewrite.keys).await?;
+        self.settings.metrics.commit_seconds(name.as_str(), started.elapsed().as_secs_f64());
+        Ok(rewrite.more)
     }
 
     /// Takes rows off the overlay, now that their files have them.
@@ -269,4 +275,6 @@ pub(super) struct Rewrite {
     pub remove: Vec<FileEntry>,
     /// Keys of the overlay rows that the new files have.
     pub keys: Vec<Vec<u8>>,
+    /// Whether buckets that are due were left for the next one.
+    pub more: bool,
 }

@@ -77,21 +77,26 @@ async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Met
     let mut buckets = Buckets::new(settings);
     let watermarks: Vec<Option<i64>> = meta.partitions.iter().map(|mark| mark.watermark_ms).collect();
     for name in [TableName::Messages, TableName::Sessions] {
-        let rewrite = buckets.rewrite(name, generation, state, &watermarks, true).await?;
-        // Committed even without a row: it says how far the rebuild went.
-        let rewrite = rewrite.unwrap_or_default();
-        let change = Change {
-            add: rewrite.add,
-            remove: rewrite.remove,
-            positions: (0u32..).zip(&meta.partitions).map(|(p, mark)| (p, (None, mark.position))).collect(),
-            watermarks: BTreeMap::new(),
-            operation: "rebuild",
-        };
-        generation.table(name).commit(change).await?;
-        for keys in rewrite.keys.chunks(100_000) {
-            let mut batch = state.batch();
-            keys.iter().for_each(|key| batch.lift(key));
-            batch.commit()?;
+        let mut more = true;
+        while more {
+            let rewrite = buckets.rewrite(name, generation, state, &watermarks, true).await?;
+            // The last one is committed even without a row: it says how far the rebuild went.
+            let rewrite = rewrite.unwrap_or_default();
+            more = rewrite.more;
+            let positions = (0u32..).zip(&meta.partitions).map(|(p, mark)| (p, (None, mark.position)));
+            let change = Change {
+                add: rewrite.add,
+                remove: rewrite.remove,
+                positions: if more { BTreeMap::new() } else { positions.collect() },
+                watermarks: BTreeMap::new(),
+                operation: "rebuild",
+            };
+            generation.table(name).commit(change).await?;
+            for keys in rewrite.keys.chunks(100_000) {
+                let mut batch = state.batch();
+                keys.iter().for_each(|key| batch.lift(key));
+                batch.commit()?;
+            }
         }
     }
     Ok(())
