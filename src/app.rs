@@ -22,6 +22,7 @@ use crate::gateway::tls::TlsError;
 use crate::gateway::upstream::UpstreamError;
 use crate::lake::{Lake, LakeError};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
+use crate::log::kafka::{self, KafkaLog};
 use crate::log::{EventLog, LogError};
 use crate::metrics::{AccountLabels, Metrics};
 use crate::projector::{self, ProjectorError, ProjectorHandle};
@@ -126,25 +127,13 @@ impl Base {
         let dir = DataDir::take(&config.data_dir)?;
         let stored = AccountStore::new(&dir.path).load()?;
         let policies = accounts::policies(config, &stored)?;
-        let LogKind::Embedded = config.log.kind;
-        let options = Options {
-            partitions: config.log.partitions,
-            cache_bytes: LOG_CACHE_BYTES,
-            retention: Retention {
-                max_age_us: config.log.retention_age.map(|age| age.as_ms().saturating_mul(1000)),
-                max_bytes: config.log.retention_size.map(|size| size.0),
-            },
-        };
-        let (path, log_clock) = (dir.path.join("log"), clock.clone());
-        let log = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, options, log_clock))
-            .await
-            .map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })??;
+        let log = open_log(config, &dir, &clock).await?;
         let labels = match config.metrics.accounts {
             AccountSeries::All => AccountLabels::All,
             AccountSeries::First(n) => AccountLabels::First(n),
             AccountSeries::None => AccountLabels::None,
         };
-        let (metrics, log) = (Arc::new(Metrics::new(labels)), Arc::new(log));
+        let metrics = Arc::new(Metrics::new(labels));
         Ok(Self { config: config.clone(), clock, metrics, log, stored, policies, dir })
     }
 
@@ -193,6 +182,41 @@ impl Base {
             memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
         };
         Ok(Engine::new(Arc::new(source), limits)?)
+    }
+}
+
+/// Opens the log that the settings name, or makes it.
+async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<dyn EventLog>, AppError> {
+    match config.log.kind {
+        LogKind::Embedded => {
+            let options = Options {
+                partitions: config.log.partitions,
+                cache_bytes: LOG_CACHE_BYTES,
+                retention: Retention {
+                    max_age_us: config.log.retention_age.map(|age| age.as_ms().saturating_mul(1000)),
+                    max_bytes: config.log.retention_size.map(|size| size.0),
+                },
+            };
+            let (path, clock) = (dir.path.join("log"), clock.clone());
+            let opening = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, options, clock)).await;
+            let opened = opening.map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })?;
+            Ok(Arc::new(opened?))
+        }
+        LogKind::Kafka => {
+            let kafka = &config.kafka;
+            let properties = kafka.properties.read()?;
+            let settings = kafka::Settings {
+                brokers: kafka.brokers.clone(),
+                topic: kafka.topic.clone(),
+                state_topic: kafka.state_topic.clone(),
+                group: kafka.group.clone(),
+                create_topics: kafka.create_topics,
+                replication: kafka.replication,
+                partitions: config.log.partitions,
+                properties: properties.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect(),
+            };
+            Ok(Arc::new(KafkaLog::open(settings).await?))
+        }
     }
 }
 

@@ -4,22 +4,19 @@ use super::serve::open_gateway;
 use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
 use crate::config::Config;
 use crate::durable_file;
-use crate::event::read;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
 use crate::log::{EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
 use crate::state::{State, StateError};
+use crate::transfer;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
 const SERVER_INFO: &str = "server.json";
-/// Records looked at together for their times.
-const READ_RECORDS: usize = 8192;
-const READ_BYTES: usize = 8 << 20;
 
 /// Where a running server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,21 +109,7 @@ impl Offline {
     /// since. The projector must not run.
     pub async fn watermarks(&self) -> Result<Vec<Option<i64>>, AppError> {
         let known = self.known_marks()?;
-        let log = &self.base.log;
-        let mut watermarks = Vec::new();
-        for partition in 0..log.partitions() {
-            let (mut from, mut watermark) = known.get(partition as usize).copied().unwrap_or_default();
-            from = from.max(log.bounds(partition).await?.0);
-            loop {
-                let records = log.read(partition, from, READ_RECORDS, READ_BYTES).await?;
-                let Some(last) = records.last() else { break };
-                from = last.offset + 1;
-                let newest = records.iter().map(|record| read(&record.event, record.appended_at_us).time_ms).max();
-                watermark = watermark.max(newest);
-            }
-            watermarks.push(watermark);
-        }
-        Ok(watermarks)
+        Ok(transfer::watermarks(&*self.base.log, &known).await?)
     }
 
     /// Position and watermark of each partition in the state; empty where there is none of this log.

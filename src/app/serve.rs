@@ -297,7 +297,7 @@ mod tests {
         }
         assert_eq!(log.bounds(0).await.unwrap().1, 2);
         assert_eq!(log.bounds(1).await.unwrap().1, 2);
-        let ticks = log.read(0, 0, 10, 1000).await.unwrap();
+        let ticks = log.read(0, 0, 10, 1000).await.unwrap().records;
         assert!(ticks.iter().all(|record| record.event.is_tick() && record.event.time_us == Some(7)));
     }
 }

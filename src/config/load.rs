@@ -24,6 +24,9 @@ pub enum ConfigError {
     /// A token cannot be read.
     #[error("the token of account `{account}`: {reason}")]
     Token { account: String, reason: String },
+    /// A setting of `[kafka.properties]` cannot be read.
+    #[error("[kafka.properties] {name}: {reason}")]
+    Property { name: String, reason: String },
     /// The key that tokens are stored under cannot be read.
     #[error("the key of [gateway]: {0}")]
     Key(String),
@@ -65,7 +68,9 @@ impl Config {
         variables.sort();
         for (name, value) in variables {
             let holds_token = |account: &Account| matches!(&account.token, TokenSource::Env(own) if *own == name);
-            if config.accounts.iter().any(holds_token) || config.gateway.key_env.as_ref() == Some(&name) {
+            let holds_secret =
+                config.gateway.key_env.as_ref() == Some(&name) || config.kafka.properties.is_read_from(&name);
+            if holds_secret || config.accounts.iter().any(holds_token) {
                 continue;
             }
             lay(&mut table, &name, &value)?;
@@ -81,7 +86,8 @@ fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count() + 1);
     let holds_secret = |line: &str| line.contains("accounts") || line.contains("key");
-    let may_quote = before.is_some_and(|before| !text[..before.len()].contains("accounts"))
+    let after_secrets = |before: &str| before.contains("accounts") || before.contains("kafka.properties");
+    let may_quote = before.is_some_and(|before| !after_secrets(&text[..before.len()]))
         && !line.and_then(|line| text.lines().nth(line - 1)).is_some_and(holds_secret);
     let reason = if !may_quote { without_quotes(error.message()) } else { error.message().to_owned() };
     ConfigError::File { path: PathBuf::new(), line, reason: reason.replace('\n', "; ") }
@@ -108,7 +114,7 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
         };
     }
     let reason = refused.map_or_else(String::new, |error| match keys.first() {
-        Some(section) if section == "accounts" || section == "gateway" => without_quotes(error.message()),
+        Some(section) if ["accounts", "gateway", "kafka"].contains(&section.as_str()) => without_quotes(error.message()),
         _ => error.message().to_owned(),
     });
     Err(ConfigError::Variable { name: name.to_owned(), reason })

@@ -6,11 +6,13 @@
 mod account;
 mod duration;
 mod gateway;
+mod kafka;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
+pub use kafka::{Kafka, Properties};
 pub use load::{ConfigError, DEFAULT_FILE};
 
 use crate::session::policy::Policy;
@@ -37,6 +39,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub relay: Relay,
     pub log: Log,
+    pub kafka: Kafka,
     pub lake: Lake,
     pub fold: Fold,
     pub sql: Sql,
@@ -92,6 +95,7 @@ pub struct Log {
 #[serde(rename_all = "lowercase")]
 pub enum LogKind {
     Embedded,
+    Kafka,
 }
 
 /// `[lake]`
@@ -154,6 +158,7 @@ impl Default for Config {
             upstream: Upstream::default(),
             relay: Relay::default(),
             log: Log::default(),
+            kafka: Kafka::default(),
             lake: Lake::default(),
             fold: Fold::default(),
             sql: Sql::default(),

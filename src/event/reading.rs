@@ -203,6 +203,9 @@ pub fn read(event: &Event, appended_at_us: i64) -> Reading<'_> {
     match origin {
         Origin::Callback => read_callback(event, &mut reading),
         Origin::Call => read_call(event, &mut reading),
+        Origin::Other if event.kind.is_empty() => {
+            reading.malformed = Some("no CloudEvent: a type, an id, a source and specversion 1.0 are needed");
+        }
         Origin::Own | Origin::Other => {}
     }
     if matches!(origin, Origin::Callback | Origin::Call) && reading.account.is_none() && reading.malformed.is_none() {

@@ -4,7 +4,7 @@ mod relay;
 
 use super::*;
 use crate::event::{Event, Record};
-use crate::log::{LogError, LogId, Position};
+use crate::log::{Fetched, LogError, LogId, Position};
 use crate::metrics::AccountLabels;
 use async_trait::async_trait;
 use axum::http::{Method, Request, StatusCode};
@@ -59,7 +59,7 @@ impl EventLog for MemoryLog {
         self.appended.send_replace(events.len() as u64);
         Ok(Vec::new())
     }
-    async fn read(&self, _: u32, _: u64, _: usize, _: usize) -> Result<Vec<Record>, LogError> {
+    async fn read(&self, _: u32, _: u64, _: usize, _: usize) -> Result<Fetched, LogError> {
         Ok(Vec::new())
     }
     async fn bounds(&self, _: u32) -> Result<(u64, u64), LogError> {

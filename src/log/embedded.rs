@@ -1,8 +1,8 @@
 //! The log on one machine: fjall, one writer thread, one fsync for whatever waits.
 
 use super::store::{Pending, Store};
-use super::{EventLog, LogError, LogId, Position};
-use crate::event::{Event, Record, frame};
+use super::{EventLog, Fetched, LogError, LogId, Position};
+use crate::event::{Event, frame};
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -237,7 +237,7 @@ impl EventLog for EmbeddedLog {
         from: u64,
         max_records: usize,
         max_bytes: usize,
-    ) -> Result<Vec<Record>, LogError> {
+    ) -> Result<Fetched, LogError> {
         let unreadable = |reason: String| LogError::Unreadable { partition, offset: from, reason };
         let store = self.shared.store().map_err(|error| unreadable(error.to_string()))?;
         // Bounded by the limits, and mostly from memory: handing it to another thread costs more than it spares.

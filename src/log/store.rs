@@ -7,7 +7,7 @@
 //! written to the journal and to one file.
 
 use super::embedded::{Options, Retention};
-use super::{LogError, LogId, Position};
+use super::{Fetched, LogError, LogId, Position};
 use crate::event::{Record, frame};
 use fjall::config::CompressionPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
@@ -157,12 +157,12 @@ impl Store {
         from: u64,
         max_records: usize,
         max_bytes: usize,
-    ) -> Result<Vec<Record>, LogError> {
+    ) -> Result<Fetched, LogError> {
         let (start, end) = self.bounds(partition);
         if from < start || from > end {
             return Err(LogError::Gone { log: self.id.clone(), partition, wanted: from, start, end });
         }
-        let Some(held) = self.partitions.get(partition as usize) else { return Ok(Vec::new()) };
+        let Some(held) = self.partitions.get(partition as usize) else { return Ok(Fetched::default()) };
         let unreadable = |offset: u64, reason: String| LogError::Unreadable { partition, offset, reason };
         let until = end.min(from.saturating_add(max_records.max(1) as u64));
         let mut records = Vec::with_capacity(usize::try_from(until - from).unwrap_or(0).min(max_records));
@@ -182,7 +182,8 @@ impl Store {
                 break;
             }
         }
-        Ok(records)
+        let next = from + records.len() as u64;
+        Ok(Fetched { records, next, end })
     }
 
     pub fn retain(&self, keep_from: &[u64], retention: Retention, now_us: i64) -> Result<(), LogError> {

@@ -24,7 +24,7 @@ fn event(n: usize) -> Event {
 async fn ids(log: &dyn EventLog, partition: u32, from: u64) -> Vec<String> {
     let mut ids = Vec::new();
     loop {
-        let records = log.read(partition, from + ids.len() as u64, 7, 100).await.unwrap();
+        let records = log.read(partition, from + ids.len() as u64, 7, 100).await.unwrap().records;
         if records.is_empty() {
             return ids;
         }

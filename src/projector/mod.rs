@@ -18,7 +18,7 @@ pub use live::{PartitionStatus, Status};
 pub use rebuild::{Progress, finish_switch, rebuild};
 
 use crate::lake::{Lake, LakeError, TableName};
-use crate::log::{EventLog, LogError};
+use crate::log::{EventLog, Fetched, LogError};
 use crate::metrics::Metrics;
 use crate::session::{Policies, PolicyChain, Terms};
 use crate::state::{Meta, PartitionMark, State, StateError};
@@ -396,15 +396,20 @@ impl Folding {
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
-        let records = self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
-        let (_, end) = self.log.bounds(self.partition).await?;
-        let lag = end.saturating_sub(from + records.len() as u64);
+        let Fetched { records, next, end } =
+            self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
+        let lag = end.saturating_sub(next);
         let newest_us = records.last().map(|record| record.appended_at_us);
         let seconds = match newest_us {
             Some(appended_at_us) if lag > 0 => ((self.settings.clock)() - appended_at_us).max(0) as f64 / 1e6,
             _ => 0.0,
         };
         self.settings.metrics.lag(self.partition, lag, seconds);
+        if records.is_empty() && next > from {
+            let delta = self.worker.pass(next)?;
+            self.live.publish(delta, end);
+            return Ok(Found::Nothing);
+        }
         if records.is_empty() {
             if end == from {
                 let partition = self.partition as usize;

@@ -106,6 +106,13 @@ impl Worker {
         self.finish(start, FxHashMap::default(), EventRows::default(), Tally::default())
     }
 
+    /// Goes on to `next`: what lies before it is no record.
+    pub fn pass(&mut self, next: u64) -> Result<Delta, ProjectorError> {
+        let start = self.mark.watermark_ms;
+        self.mark.position = self.mark.position.max(next);
+        self.finish(start, FxHashMap::default(), EventRows::default(), Tally::default())
+    }
+
     /// Folds records, which follow the position. `recorded` are the dispositions the archive has for them.
     pub fn fold(
         &mut self,

@@ -2,7 +2,7 @@
 
 use crate::event::time::format_ms;
 use crate::event::{Event, Record, TICK_TYPE, read, structured};
-use crate::log::{EventLog, LogError};
+use crate::log::{EventLog, LogError, read_before};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -127,10 +127,9 @@ impl Exporter {
     async fn next_record(&mut self) -> Result<Option<Record>, ExportError> {
         for (lane, partition) in self.lanes.iter_mut().zip(0u32..) {
             if lane.records.is_empty() && lane.next < lane.end {
-                let records = self.log.read(partition, lane.next, READ_RECORDS, READ_BYTES).await?;
-                lane.records = records.into_iter().filter(|record| record.offset < lane.end).collect();
-                // An empty answer before the end would be read again for ever.
-                lane.next = lane.records.back().map_or(lane.end, |last| last.offset + 1);
+                let (next, end) = (lane.next, lane.end);
+                let fetched = read_before(&*self.log, partition, next, end, READ_RECORDS, READ_BYTES).await?;
+                (lane.records, lane.next) = (fetched.records.into(), fetched.next);
             }
         }
         let heads = self.lanes.iter().enumerate();

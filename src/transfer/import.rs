@@ -3,7 +3,7 @@
 use super::chunk::{self, CHUNK_BYTES, Content, Item, Line, read_chunks};
 use crate::event::Event;
 use crate::event::time::format_ms;
-use crate::log::{EventLog, LogError, Position};
+use crate::log::{EventLog, LogError, Position, read_before};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -401,10 +401,9 @@ pub async fn watermarks(log: &dyn EventLog, known: &[(u64, Option<i64>)]) -> Res
         let (position, mut watermark) = known.get(partition as usize).copied().unwrap_or((start, None));
         let mut next = position.max(start);
         while next < end {
-            let records = log.read(partition, next, 4096, 8 << 20).await?;
-            let Some(last) = records.last() else { break };
-            next = last.offset + 1;
-            let newest = records.iter().map(|r| crate::event::read(&r.event, r.appended_at_us).time_ms).max();
+            let fetched = read_before(log, partition, next, end, 4096, 8 << 20).await?;
+            next = fetched.next;
+            let newest = fetched.records.iter().map(|r| crate::event::read(&r.event, r.appended_at_us).time_ms).max();
             watermark = watermark.max(newest);
         }
         all.push(watermark);

@@ -9,7 +9,7 @@ pub mod import;
 pub mod source;
 
 pub use export::{ExportError, Exporter, Filter};
-pub use import::{ImportError, Importer, Outcome, Skipped, Stop, Summary};
+pub use import::{ImportError, Importer, Outcome, Skipped, Stop, Summary, watermarks};
 
 #[cfg(test)]
 mod tests;

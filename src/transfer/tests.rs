@@ -66,7 +66,7 @@ async fn order_is_kept_in_every_partition() {
         let mut from = 0;
         let mut last = None;
         loop {
-            let records = fixture.log.read(partition, from, 1000, 1 << 20).await.unwrap();
+            let records = fixture.log.read(partition, from, 1000, 1 << 20).await.unwrap().records;
             let Some(end) = records.last() else { break };
             from = end.offset + 1;
             for record in records {

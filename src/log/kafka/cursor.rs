@@ -1,0 +1,274 @@
+//! Reading one partition from some offset on.
+//!
+//! A [`Cursor`] is a consumer of one partition that stands at one offset. [`Cursors`] keeps those that were used last, so
+//! that whoever reads on finds one that has fetched ahead, and several readers of a partition do not disturb each other.
+
+use super::super::{Fetched, LogError, LogId};
+use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::record;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Cursors kept of one partition: the fold's, and those of an export or two.
+const KEPT: usize = 3;
+/// One that nobody has used for so long is let go.
+const IDLE: Duration = Duration::from_secs(60);
+/// At the end of what has been fetched, so long is waited for more: an event of the client itself may stand before it.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// What the client tells of the partition now and then.
+#[derive(Default)]
+struct Seen {
+    /// Everything before this offset was handed over, whether there is a record at the offset before or not.
+    passed: AtomicU64,
+    /// The end that readers may see.
+    end: AtomicU64,
+}
+
+struct Context {
+    partition: i32,
+    seen: Arc<Seen>,
+}
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let partitions = statistics.topics.values().filter_map(|topic| topic.partitions.get(&self.partition));
+        for partition in partitions {
+            let offset = |offset: i64| u64::try_from(offset).unwrap_or(0);
+            self.seen.end.fetch_max(offset(partition.ls_offset), Ordering::Relaxed);
+            if partition.fetchq_cnt == 0 && partition.eof_offset == partition.next_offset {
+                self.seen.passed.fetch_max(offset(partition.eof_offset), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// A consumer of one partition, and the offset it stands at.
+struct Cursor {
+    consumer: BaseConsumer<Context>,
+    seen: Arc<Seen>,
+    next: u64,
+    used: Instant,
+}
+
+/// The cursors of a topic.
+pub(super) struct Cursors {
+    settings: Settings,
+    id: LogId,
+    /// Reads nothing: it asks.
+    asking: BaseConsumer<Quiet>,
+    idle: Mutex<HashMap<u32, Vec<Cursor>>>,
+    bump: watch::Sender<u64>,
+}
+
+impl Cursors {
+    pub fn new(settings: Settings, id: LogId) -> Result<Self, LogError> {
+        let asking = settings.consumer().create_with_context(Quiet).map_err(refused)?;
+        Ok(Self { settings, id, asking, idle: Mutex::default(), bump: watch::Sender::new(0) })
+    }
+
+    /// Changes when something came in.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.bump.subscribe()
+    }
+
+    /// Tells readers that there may be something.
+    pub fn wake(&self) {
+        self.bump.send_modify(|n| *n += 1);
+    }
+
+    /// Reads what has been fetched from `from` on. Blocks for a moment at most.
+    pub fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Fetched, LogError> {
+        let mut cursor = match self.take(partition, from) {
+            Some(cursor) => cursor,
+            None => self.open(partition, from)?,
+        };
+        let read = cursor.read(max_records, max_bytes);
+        match read {
+            Ok(fetched) => {
+                self.give_back(partition, cursor);
+                Ok(fetched)
+            }
+            Err(error) => {
+                drop(cursor);
+                Err(self.explain(partition, from, &error))
+            }
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<u32, Vec<Cursor>>> {
+        // A cursor is taken out or put in whole.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, partition: u32, from: u64) -> Option<Cursor> {
+        let mut idle = self.idle();
+        let cursors = idle.get_mut(&partition)?;
+        let at = cursors.iter().position(|cursor| cursor.next == from)?;
+        Some(cursors.swap_remove(at))
+    }
+
+    fn give_back(&self, partition: u32, mut cursor: Cursor) {
+        cursor.used = Instant::now();
+        let mut idle = self.idle();
+        let cursors = idle.entry(partition).or_default();
+        cursors.push(cursor);
+        cursors.sort_by_key(|cursor| std::cmp::Reverse(cursor.used));
+        let fresh = cursors.iter().take(KEPT).take_while(|cursor| cursor.used.elapsed() < IDLE).count();
+        let old = cursors.split_off(fresh);
+        drop(idle);
+        // Closing one waits for its broker.
+        if !old.is_empty() {
+            std::thread::spawn(move || drop(old));
+        }
+    }
+
+    fn open(&self, partition: u32, from: u64) -> Result<Cursor, LogError> {
+        let seen = Arc::new(Seen::default());
+        let context = Context { partition: i32::try_from(partition).unwrap_or(i32::MAX), seen: seen.clone() };
+        let mut consumer: BaseConsumer<Context> =
+            self.settings.consumer().create_with_context(context).map_err(refused)?;
+        let bump = self.bump.clone();
+        consumer.set_nonempty_callback(move || bump.send_modify(|n| *n += 1));
+        let mut assignment = TopicPartitionList::new();
+        let offset = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+        let (topic, number) = (&self.settings.topic, i32::try_from(partition).unwrap_or(i32::MAX));
+        assignment
+            .add_partition_offset(topic, number, offset)
+            .and_then(|()| consumer.assign(&assignment))
+            .map_err(|error| self.unreadable(partition, from, error.to_string()))?;
+        Ok(Cursor { consumer, seen, next: from, used: Instant::now() })
+    }
+
+    fn unreadable(&self, partition: u32, offset: u64, reason: String) -> LogError {
+        LogError::Unreadable { partition, offset, reason }
+    }
+
+    /// The error of a read: where the offset is not there, that is asked for anew and told.
+    fn explain(&self, partition: u32, from: u64, error: &KafkaError) -> LogError {
+        let is_gone = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+        );
+        if !is_gone {
+            return self.unreadable(partition, from, error.to_string());
+        }
+        match self.bounds(partition) {
+            Ok((start, end)) => LogError::Gone { log: self.id.clone(), partition, wanted: from, start, end },
+            Err(error) => error,
+        }
+    }
+
+    /// First offset still held, and the end. Blocks until a broker answers.
+    pub fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let found = self.asking.fetch_watermarks(&self.settings.topic, number, PATIENCE);
+        let (start, end) = found.map_err(|error| self.unreadable(partition, 0, error.to_string()))?;
+        Ok((u64::try_from(start).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
+    }
+}
+
+impl Cursor {
+    fn read(&mut self, max_records: usize, max_bytes: usize) -> Result<Fetched, KafkaError> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < max_records.max(1) && bytes < max_bytes.max(1) {
+            match self.consumer.poll(LINGER) {
+                Some(Ok(message)) => {
+                    let record = record::read(&message);
+                    // After a change of leader the client may hand over again what it has handed over.
+                    if record.offset >= self.next {
+                        self.next = record.offset + 1;
+                        bytes += message.payload_len() + message.key_len() + 100;
+                        records.push(record);
+                    }
+                }
+                Some(Err(error)) if is_passing(&error) => {}
+                Some(Err(error)) => return Err(error),
+                None => break,
+            }
+        }
+        if records.is_empty() {
+            self.next = self.next.max(self.seen.passed.load(Ordering::Relaxed));
+        }
+        let end = self.seen.end.load(Ordering::Relaxed).max(self.next);
+        Ok(Fetched { records, next: self.next, end })
+    }
+}
+
+/// What the client goes on after by itself.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::NotCoordinator
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A partition as the client tells of it.
+    fn told(queued: i64, eof: i64, next: i64) -> Statistics {
+        let mut statistics = Statistics::default();
+        let partition = rdkafka::statistics::Partition {
+            fetchq_cnt: queued,
+            eof_offset: eof,
+            next_offset: next,
+            ls_offset: next,
+            ..Default::default()
+        };
+        let mut topic = rdkafka::statistics::Topic::default();
+        topic.partitions.insert(3, partition);
+        statistics.topics.insert("counterbat.events".into(), topic);
+        statistics
+    }
+
+    #[test]
+    fn an_end_without_a_record_counts_only_once_everything_was_handed_over() {
+        let seen = Arc::new(Seen::default());
+        let context = Context { partition: 3, seen: seen.clone() };
+        context.stats(told(1, 9, 9));
+        assert_eq!((seen.passed.load(Ordering::Relaxed), seen.end.load(Ordering::Relaxed)), (0, 9));
+        context.stats(told(0, 9, 12));
+        assert_eq!(seen.passed.load(Ordering::Relaxed), 0);
+        context.stats(told(0, 12, 12));
+        assert_eq!(seen.passed.load(Ordering::Relaxed), 12);
+        context.stats(told(0, -1001, -1001));
+        assert_eq!(seen.passed.load(Ordering::Relaxed), 12);
+    }
+}

@@ -1,0 +1,180 @@
+//! The topics: made as they must be, and looked at before they are used.
+
+use super::super::LogError;
+use super::client::{PATIENCE, Quiet, Settings, refused};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaErrorCode;
+use std::time::{Duration, Instant};
+
+/// What a topic is for, which decides how it must be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Events,
+    State,
+}
+
+impl Purpose {
+    /// The settings that a topic must have.
+    fn wanted(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // By default records with old times are removed, and with CreateTime such from the future refused.
+            Purpose::Events => &[("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "delete")],
+            Purpose::State => &[("cleanup.policy", "compact")],
+        }
+    }
+
+    /// More settings of a topic that is made.
+    fn initial(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Purpose::Events => &[("retention.ms", "-1"), ("retention.bytes", "-1")],
+            Purpose::State => &[("min.cleanable.dirty.ratio", "0.3"), ("segment.bytes", "134217728")],
+        }
+    }
+}
+
+/// What is known of a topic that is as it must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Topic {
+    pub partitions: u32,
+    /// Copies that must have a record before it is acknowledged.
+    pub min_insync: usize,
+}
+
+/// The topic of that name, made where it is missing. Blocks.
+pub(super) struct Topics<'a> {
+    pub settings: &'a Settings,
+    pub admin: AdminClient<Quiet>,
+}
+
+impl<'a> Topics<'a> {
+    pub fn new(settings: &'a Settings) -> Result<Self, LogError> {
+        let admin = settings.client(&[]).create_with_context(Quiet).map_err(refused)?;
+        Ok(Self { settings, admin })
+    }
+
+    /// Names the cluster: part of the log's id.
+    pub fn cluster_id(&self) -> Result<String, LogError> {
+        let id = self.admin.inner().fetch_cluster_id(PATIENCE);
+        id.ok_or_else(|| self.unreachable("no broker has answered"))
+    }
+
+    fn unreachable(&self, reason: &str) -> LogError {
+        LogError::Unwritable(format!("the brokers {}: {reason}", self.settings.brokers))
+    }
+
+    /// Looks at a topic, which is made first where it is missing and may be made.
+    pub async fn open(&self, name: &str, purpose: Purpose, partitions: u32) -> Result<Topic, LogError> {
+        let partitions = match self.partitions(name)? {
+            Some(made) => made,
+            None if self.settings.create_topics => self.create(name, purpose, partitions).await?,
+            None => {
+                let settings: Vec<_> = purpose.wanted().iter().chain(purpose.initial()).collect();
+                let configs: String = settings.iter().map(|(key, value)| format!(" --config {key}={value}")).collect();
+                return Err(LogError::Topic {
+                    topic: name.to_owned(),
+                    problem: "it is not there".into(),
+                    mend: format!(
+                        "make it: kafka-topics.sh --bootstrap-server {} --create --topic {name} --partitions {partitions}{configs}, or set [kafka] create_topics = true",
+                        self.settings.brokers
+                    ),
+                });
+            }
+        };
+        let min_insync = self.check(name, purpose).await?;
+        Ok(Topic { partitions, min_insync })
+    }
+
+    /// How many partitions a topic has; `None` where it is missing.
+    fn partitions(&self, name: &str) -> Result<Option<u32>, LogError> {
+        let metadata = self.admin.inner().fetch_metadata(Some(name), PATIENCE);
+        let metadata = metadata.map_err(|error| self.unreachable(&error.to_string()))?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
+        Ok(found.map(|topic: &MetadataTopic| u32::try_from(topic.partitions().len()).unwrap_or(0)))
+    }
+
+    async fn create(&self, name: &str, purpose: Purpose, partitions: u32) -> Result<u32, LogError> {
+        let metadata = self.admin.inner().fetch_metadata(None, PATIENCE);
+        let brokers = metadata.map_err(|error| self.unreachable(&error.to_string()))?.brokers().len();
+        let replication = self.settings.replication.map_or(brokers.clamp(1, 3), usize::from);
+        // With three copies one broker may be away, and nothing that was acknowledged is lost with another.
+        let min_insync = if replication >= 3 { "2" } else { "1" };
+        let mut topic = NewTopic::new(
+            name,
+            i32::try_from(partitions).unwrap_or(i32::MAX),
+            TopicReplication::Fixed(i32::try_from(replication).unwrap_or(1)),
+        )
+        .set("min.insync.replicas", min_insync);
+        for (key, value) in purpose.wanted().iter().chain(purpose.initial()) {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let made = self.admin.create_topics([&topic], &options).await;
+        let made = made.map_err(|error| self.unreachable(&error.to_string()))?;
+        match made.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(LogError::Topic {
+                topic: name.to_owned(),
+                problem: format!("it cannot be made: {code}"),
+                mend: "make it by hand, or give the user the right to create topics".into(),
+            }),
+            _ => {
+                tracing::info!(topic = name, partitions, replication, "made the topic");
+                self.wait_for(name).await
+            }
+        }
+    }
+
+    /// A topic just made is not known to every broker yet.
+    async fn wait_for(&self, name: &str) -> Result<u32, LogError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.partitions(name)? {
+                Some(partitions) if partitions > 0 => return Ok(partitions),
+                _ if Instant::now() > deadline => return Err(self.unreachable("the new topic does not appear")),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Compares the topic's settings with what they must be; its `min.insync.replicas`.
+    async fn check(&self, name: &str, purpose: Purpose) -> Result<usize, LogError> {
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options).await;
+        let described = described.map_err(|error| self.unreachable(&error.to_string()))?;
+        let config = match described.into_iter().next() {
+            Some(Ok(config)) => config,
+            Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
+                tracing::warn!(topic = name, "the topic's settings may not be read, so they are not checked");
+                return Ok(1);
+            }
+            Some(Err(code)) => return Err(self.unreachable(&format!("the settings of topic {name}: {code}"))),
+            None => return Err(self.unreachable("no settings came")),
+        };
+        let value = |key: &str| config.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        let mut wrong: Vec<(&str, String, &str)> = purpose
+            .wanted()
+            .iter()
+            .map(|(key, wanted)| (*key, value(key), *wanted))
+            .filter(|(_, found, wanted)| found != wanted)
+            .collect();
+        let retention = config.get("retention.ms");
+        let is_chosen = retention.is_some_and(|entry| entry.source == ConfigSource::DynamicTopic);
+        if purpose == Purpose::Events && value("retention.ms") != "-1" && !is_chosen {
+            // The brokers' default is nobody's wish for this topic; a value of its own is.
+            wrong.push(("retention.ms", value("retention.ms"), "-1"));
+        }
+        if wrong.is_empty() {
+            return Ok(value("min.insync.replicas").parse().unwrap_or(1));
+        }
+        let problem = wrong.iter().map(|(key, found, wanted)| format!("{key} is {found}, but must be {wanted}"));
+        let mend = wrong.iter().map(|(key, _, wanted)| format!("{key}={wanted}")).collect::<Vec<_>>().join(",");
+        Err(LogError::Topic {
+            topic: name.to_owned(),
+            problem: problem.collect::<Vec<_>>().join(", "),
+            mend: format!(
+                "mend it: kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {name} --add-config {mend}",
+                self.settings.brokers
+            ),
+        })
+    }
+}
