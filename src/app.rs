@@ -14,7 +14,7 @@ pub use demo::{DemoInfo, DemoOptions, demo};
 pub use serve::serve;
 
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
-use crate::durable_file::DurableFileError;
+use crate::durable_file::{self, DurableFileError};
 use crate::gateway::account_store::{AccountStore, StoredAccount};
 use crate::gateway::accounts::AccountsError;
 use crate::gateway::bots::BotsError;
@@ -33,10 +33,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 /// Memory for what is read from the log.
 const LOG_CACHE_BYTES: u64 = 32 << 20;
 const LOCK: &str = "LOCK";
+const INSTANCE: &str = "instance.json";
 
 /// µs since the epoch, UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -109,6 +111,19 @@ impl DataDir {
     }
 }
 
+impl DataDir {
+    /// A name for whoever works on this directory, made once.
+    fn instance(&self) -> Result<String, AppError> {
+        let path = self.path.join(INSTANCE);
+        if let Some(name) = durable_file::read::<String>(&path)? {
+            return Ok(name);
+        }
+        let name = Uuid::now_v7().to_string();
+        durable_file::write(&path, &name)?;
+        Ok(name)
+    }
+}
+
 /// What every kind of work is built on. The lock is given back last.
 struct Base {
     config: Config,
@@ -166,6 +181,7 @@ impl Base {
             log: self.log.clone(),
             lake: self.lake().await?,
             data_dir: self.dir.path.clone(),
+            instance: self.dir.instance()?,
             settings: Arc::new(self.settings()?),
             stop: stopped,
         };

@@ -48,8 +48,14 @@ impl Health {
         if let Some(what) = status.recovering {
             complaints.push(format!("recovering: {what}"));
         }
+        if status.joining {
+            complaints.push("the partitions are being shared out".into());
+        }
         let mut lag = 0;
-        for (partition, status) in (0u32..).zip(&status.partitions) {
+        for (partition, status) in (0u32..).zip(&status.partitions).filter(|(_, status)| status.owned) {
+            if let Some(error) = &status.error {
+                complaints.push(format!("partition {partition} is not folded on: {error}"));
+            }
             match self.log.bounds(partition).await {
                 Ok((_, end)) => lag += end.saturating_sub(status.folded),
                 Err(error) => complaints.push(error.to_string()),

@@ -13,6 +13,7 @@ pub mod picture;
 pub mod rows;
 pub mod schema;
 mod store;
+mod stub;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,7 @@ pub struct TableSnapshot {
     pub positions: BTreeMap<u32, u64>,
     /// The watermark in ms at that position, by log partition; ticks are not archived, so rows alone do not tell it.
     pub watermarks: BTreeMap<u32, i64>,
+    pub appended_us: BTreeMap<u32, i64>,
 }
 
 /// Why the tables did not do what was asked.

@@ -43,6 +43,7 @@ pub struct Change {
     pub positions: BTreeMap<u32, (Option<u64>, u64)>,
     /// By partition, in ms.
     pub watermarks: BTreeMap<u32, i64>,
+    pub appended_us: BTreeMap<u32, i64>,
     /// What is being done, for the commit's information.
     pub operation: &'static str,
 }
@@ -84,6 +85,7 @@ impl Table {
             files: Arc::default(),
             positions: BTreeMap::new(),
             watermarks: BTreeMap::new(),
+            appended_us: BTreeMap::new(),
         };
         let mut table = Self {
             name,
@@ -157,7 +159,7 @@ impl Table {
             }
         }
         let version = state.version();
-        *lock(&self.current) = TableSnapshot { version, files: Arc::new(files), positions, watermarks };
+        *lock(&self.current) = TableSnapshot { version, files: Arc::new(files), positions, watermarks, appended_us: BTreeMap::new() };
         Ok(())
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Buckets {
     started: Instant,
     took: Duration,
     maintained: Instant,
-    watermarks: Vec<Option<i64>>,
+    watermarks: BTreeMap<u32, Option<i64>>,
 }
 
 impl Buckets {
@@ -60,7 +60,7 @@ impl Buckets {
             started: now,
             took: Duration::ZERO,
             maintained: now,
-            watermarks: Vec::new(),
+            watermarks: BTreeMap::new(),
         }
     }
 
@@ -95,25 +95,25 @@ impl Buckets {
 
     /// By partition, the hour before which rows lie in files of whole days.
     pub fn days_before(&self) -> BTreeMap<u32, i64> {
-        (0u32..)
-            .zip(&self.watermarks)
+        self.watermarks
+            .iter()
             .filter_map(|(partition, watermark_ms)| {
-                Some((partition, hour_of((*watermark_ms)?.saturating_sub(DAYS_AFTER_MS))))
+                Some((*partition, hour_of((*watermark_ms)?.saturating_sub(DAYS_AFTER_MS))))
             })
             .collect()
     }
 
-    /// Writes new files for the due buckets of a table, as many as one commit should take. `None` when none is due.
+    /// Writes new files for the due buckets of a table in the partitions that `watermarks` has, as many as one commit should take. `None` when none is due.
     pub async fn rewrite(
         &mut self,
         name: TableName,
         lake: &Lake,
         state: &State,
-        watermarks: &[Option<i64>],
+        watermarks: &BTreeMap<u32, Option<i64>>,
         all: bool,
     ) -> Result<Option<Rewrite>, ProjectorError> {
         self.started = Instant::now();
-        self.watermarks = watermarks.to_vec();
+        self.watermarks.clone_from(watermarks);
         let table = match name {
             TableName::Sessions => Laid::Sessions,
             TableName::Messages | TableName::Events => Laid::Messages,
@@ -122,7 +122,7 @@ impl Buckets {
         let snapshot = lake.table(name).snapshot();
         let index = bucket::index(&snapshot);
         let mut spans: BTreeMap<Span, Vec<i64>> = BTreeMap::new();
-        for (partition, watermark_ms) in (0u32..).zip(watermarks) {
+        for (&partition, watermark_ms) in watermarks {
             for hour in dirty_hours(&overlay, table, partition)? {
                 if all || self.hour_is_due(table, partition, hour, *watermark_ms) {
                     let span = self.span_for(&index, partition, hour, *watermark_ms);
@@ -190,9 +190,9 @@ impl Buckets {
         of_file.unwrap_or(Span { partition, start_hour: hour, end_hour: hour + 1 })
     }
 
-    fn forget_old(&mut self, watermarks: &[Option<i64>]) {
+    fn forget_old(&mut self, watermarks: &BTreeMap<u32, Option<i64>>) {
         let horizon = |partition: u32| {
-            let watermark_ms = watermarks.get(partition as usize).copied().flatten().unwrap_or(i64::MIN / 2);
+            let watermark_ms = watermarks.get(&partition).copied().flatten().unwrap_or(i64::MIN / 2);
             hour_of(watermark_ms.saturating_sub(60 * 86_400_000))
         };
         self.dirty.retain(|(_, partition, hour), _| *hour >= horizon(*partition));

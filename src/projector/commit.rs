@@ -9,7 +9,10 @@ use super::live::Live;
 use super::worker::Layer;
 use super::{ProjectorError, Settings};
 use crate::lake::{Change, FileEntry, Lake, TableName};
-use crate::state::{Batch, FORMAT, Meta, PartitionMark, State};
+use crate::log::{Group, Handed, StateChange};
+use crate::state::handover::lifted;
+use crate::state::overlay::partition_in;
+use crate::state::{Batch, Meta, PartitionMark, State};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +48,14 @@ pub(super) struct Committer {
     pub lake: Arc<Lake>,
     pub state: State,
     pub live: Arc<Live>,
-    pub workers: Vec<mpsc::Sender<Command>>,
+    /// What the state reflects.
+    pub meta: Meta,
+    /// Who takes over the partitions, where others share them.
+    pub group: Option<Arc<dyn Group>>,
+    /// Rows that were taken off the overlay since that was last handed over.
+    pub lifted: Vec<StateChange>,
+    /// Of the partitions that are this process's.
+    pub workers: BTreeMap<u32, mpsc::Sender<Command>>,
     pub flush_wanted: Arc<Notify>,
     pub buckets: Buckets,
 }
@@ -74,6 +84,7 @@ impl Committer {
             if self.flush(forced || last.elapsed() >= IDLE_COMMIT).await? {
                 last = Instant::now();
             }
+            self.see_others().await?;
             let all = request.is_some();
             if all || self.buckets.is_due(self.lagging()) {
                 self.write_buckets(all || stopping).await?;
@@ -83,9 +94,21 @@ impl Committer {
                 let _ = request.done.send(());
             }
             if stopping {
-                return self.write_buckets(false).await;
+                self.write_buckets(false).await?;
+                return self.hand_over_lifted().await;
             }
         }
+    }
+
+    /// Where others commit to the tables too, looks what they did.
+    async fn see_others(&self) -> Result<(), ProjectorError> {
+        if self.group.is_some() {
+            self.lake.refresh().await?;
+            for name in TableName::ALL {
+                self.live.set_table(name, self.lake.table(name).snapshot());
+            }
+        }
+        Ok(())
     }
 
     /// Whether the fold is catching up with a log far ahead.
@@ -95,47 +118,48 @@ impl Committer {
 
     /// Archives and stores what was folded; says whether there was anything to do.
     async fn flush(&mut self, even_if_idle: bool) -> Result<bool, ProjectorError> {
-        let waiting: Vec<_> = (0u32..).zip(&self.workers).map(|(partition, _)| self.live.deltas(partition)).collect();
+        let waiting: Vec<_> = self.workers.keys().map(|partition| self.live.deltas(*partition)).collect();
         let worthwhile = |delta: &Arc<Delta>| delta.events.is_some() || !delta.rows.is_empty();
         let busy = waiting.iter().flatten().any(worthwhile);
         if waiting.iter().all(Vec::is_empty) || !(busy || even_if_idle) {
             return Ok(false);
         }
         drop(waiting);
-        let mut frozen = Vec::with_capacity(self.workers.len());
-        for worker in &self.workers {
+        let mut frozen = BTreeMap::new();
+        for (partition, worker) in &self.workers {
             let (reply, answer) = oneshot::channel();
             worker.send(Command::Freeze(reply)).await.map_err(|_| ProjectorError::Stopped)?;
-            frozen.push(answer.await.map_err(|_| ProjectorError::Stopped)?);
+            frozen.insert(*partition, answer.await.map_err(|_| ProjectorError::Stopped)?);
         }
         let started = Instant::now();
         let events = self.archive(&frozen).await?;
         self.settings.metrics.commit_seconds("events", started.elapsed().as_secs_f64());
         self.store(&frozen).await?;
-        self.buckets.note(frozen.iter().flat_map(|frozen| &frozen.deltas));
-        let counts: Vec<usize> = frozen.iter().map(|frozen| frozen.deltas.len()).collect();
+        self.buckets.note(frozen.values().flat_map(|frozen| &frozen.deltas));
+        let counts: Vec<_> = frozen.iter().map(|(partition, frozen)| (*partition, frozen.deltas.len())).collect();
         self.live.retire(&counts, events);
-        for worker in &self.workers {
+        for worker in self.workers.values() {
             worker.send(Command::Thaw).await.map_err(|_| ProjectorError::Stopped)?;
         }
         Ok(true)
     }
 
     /// Commits the new records to `events`, with the positions.
-    async fn archive(&self, frozen: &[Frozen]) -> Result<crate::lake::TableSnapshot, ProjectorError> {
+    async fn archive(&self, frozen: &BTreeMap<u32, Frozen>) -> Result<crate::lake::TableSnapshot, ProjectorError> {
         let table = self.lake.table(TableName::Events);
         let before = table.snapshot();
         let batches: Vec<RecordBatch> =
-            frozen.iter().flat_map(|frozen| &frozen.deltas).filter_map(|delta| delta.events.clone()).collect();
+            frozen.values().flat_map(|frozen| &frozen.deltas).filter_map(|delta| delta.events.clone()).collect();
         let add = self.lake.write_events(batches).await?;
         let mut positions = BTreeMap::new();
-        let mut watermarks = BTreeMap::new();
-        for (partition, frozen) in (0u32..).zip(frozen) {
+        let (mut watermarks, mut appended_us) = (BTreeMap::new(), BTreeMap::new());
+        for (&partition, frozen) in frozen {
             let old = before.positions.get(&partition).copied();
             let new = frozen.mark.position;
             // A state behind the archive folds records that are archived already.
             if old.is_none_or(|old| old < new) && (new > 0 || old.is_some()) {
                 positions.insert(partition, (old, new));
+                appended_us.insert(partition, frozen.mark.appended_us);
             }
             if let Some(watermark_ms) = frozen.mark.watermark_ms {
                 watermarks.insert(partition, watermark_ms);
@@ -144,29 +168,55 @@ impl Committer {
         if add.is_empty() && positions.is_empty() {
             return Ok(before);
         }
-        Ok(table.commit(Change { add, remove: Vec::new(), positions, watermarks, operation: "archive" }).await?)
+        let change = Change { add, positions, watermarks, appended_us, operation: "archive", ..Change::default() };
+        Ok(table.commit(change).await?)
     }
 
-    /// Writes users, timers, overlay rows and positions in one batch.
-    async fn store(&self, frozen: &[Frozen]) -> Result<(), ProjectorError> {
-        let marks = frozen.iter().map(|frozen| frozen.mark.clone()).collect();
-        let meta = Meta {
-            format: FORMAT,
-            log_id: self.settings.log_id.clone(),
-            policies: self.settings.describe_policies(),
-            partitions: marks,
-        };
-        let parts: Vec<_> = frozen.iter().map(|frozen| (frozen.layer.clone(), frozen.deltas.clone())).collect();
-        let state = self.state.clone();
+    /// Writes users, timers, overlay rows and positions in one batch, which is handed over first: a state on disk that is
+    /// newer than that would not be known as the one to go on from.
+    async fn store(&mut self, frozen: &BTreeMap<u32, Frozen>) -> Result<(), ProjectorError> {
+        for (partition, frozen) in frozen {
+            let mark = &mut self.meta.partitions[*partition as usize];
+            let (rebuild, basis) = (mark.rebuild, std::mem::take(&mut mark.basis));
+            *mark = PartitionMark { rebuild, basis, ..frozen.mark.clone() };
+        }
+        self.meta.policies = self.settings.describe_policies();
+        let parts: Vec<_> = frozen
+            .iter()
+            .map(|(partition, frozen)| (*partition, frozen.layer.clone(), frozen.deltas.clone()))
+            .collect();
+        let (state, meta, is_shared) = (self.state.clone(), self.meta.clone(), self.group.is_some());
         let write = move || {
-            let mut batch = state.batch();
-            for (partition, (layer, deltas)) in (0u32..).zip(&parts) {
-                write_layer(&mut batch, partition, layer, deltas.iter().flat_map(|delta| &delta.rows));
+            let mut batch = if is_shared { state.recorded_batch() } else { state.batch() };
+            for (partition, layer, deltas) in &parts {
+                write_layer(&mut batch, *partition, layer, deltas.iter().flat_map(|delta| &delta.rows));
             }
             batch.set_meta(&meta);
-            batch.commit()
+            batch
         };
-        Ok(tokio::task::spawn_blocking(write).await.map_err(|_| ProjectorError::Stopped)??)
+        let mut batch = tokio::task::spawn_blocking(write).await.map_err(|_| ProjectorError::Stopped)?;
+        self.hand_over(batch.take_changes()).await?;
+        Ok(tokio::task::spawn_blocking(|| batch.commit()).await.map_err(|_| ProjectorError::Stopped)??)
+    }
+
+    /// Hands over changes of the state and how far it is now.
+    async fn hand_over(&mut self, changes: Vec<StateChange>) -> Result<(), ProjectorError> {
+        let Some(group) = &self.group else { return Ok(()) };
+        // What was lifted may be laid again by these changes, so it goes first.
+        let mut all = std::mem::take(&mut self.lifted);
+        all.extend(changes);
+        let marks = || self.workers.keys().map(|partition| (*partition, &self.meta.partitions[*partition as usize]));
+        all.extend(marks().map(|(partition, _)| self.meta.handover(partition)));
+        let handed = marks().map(|(partition, mark)| Handed {
+            partition,
+            position: mark.position,
+            basis: mark.basis.clone(),
+        });
+        Ok(group.store(all, handed.collect()).await?)
+    }
+
+    async fn hand_over_lifted(&mut self) -> Result<(), ProjectorError> {
+        if self.lifted.is_empty() { Ok(()) } else { self.hand_over(Vec::new()).await }
     }
 
     /// Rewrites the buckets that are due (all that changed, if `all`).
@@ -181,9 +231,9 @@ impl Committer {
     /// Rewrites as many of a table's buckets as one commit should take; says whether others are left.
     async fn write_some_buckets(&mut self, name: TableName, all: bool) -> Result<bool, ProjectorError> {
         let status = self.live.status();
-        let watermarks: Vec<Option<i64>> = status.partitions.iter().map(|partition| partition.watermark_ms).collect();
-        let positions: BTreeMap<u32, u64> =
-            (0u32..).zip(&status.partitions).map(|(p, partition)| (p, partition.archived)).collect();
+        let own = || self.workers.keys().filter_map(|partition| Some((*partition, status.partitions.get(*partition as usize)?)));
+        let watermarks = own().map(|(partition, status)| (partition, status.watermark_ms)).collect();
+        let positions: Vec<(u32, u64)> = own().map(|(partition, status)| (partition, status.archived)).collect();
         let started = Instant::now();
         let Some(rewrite) = self.buckets.rewrite(name, &self.lake, &self.state, &watermarks, all).await? else {
             return Ok(false);
@@ -192,15 +242,15 @@ impl Committer {
         let old = table.snapshot().positions;
         let positions = positions
             .iter()
-            .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && **new > 0)
+            .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && *new > 0)
             .map(|(partition, new)| (*partition, (old.get(partition).copied(), *new)))
             .collect();
         let change = Change {
             add: rewrite.add,
             remove: rewrite.remove,
             positions,
-            watermarks: BTreeMap::new(),
             operation: "rewrite buckets",
+            ..Change::default()
         };
         let snapshot = table.commit(change).await?;
         self.live.set_table(name, snapshot);
@@ -211,17 +261,14 @@ impl Committer {
     }
 
     /// Takes rows off the overlay, now that their files have them.
-    async fn lift(&self, keys: Vec<Vec<u8>>) -> Result<(), ProjectorError> {
+    async fn lift(&mut self, keys: Vec<Vec<u8>>) -> Result<(), ProjectorError> {
+        if self.group.is_some() {
+            let partition = |key: &[u8]| partition_in(key).unwrap_or(0);
+            self.lifted.extend(keys.iter().map(|key| lifted(partition(key), key.clone())));
+        }
         let state = self.state.clone();
-        let lift = move || {
-            for keys in keys.chunks(100_000) {
-                let mut batch = state.batch();
-                keys.iter().for_each(|key| batch.lift(key));
-                batch.commit()?;
-            }
-            Ok(())
-        };
-        tokio::task::spawn_blocking(lift).await.map_err(|_| ProjectorError::Stopped)?
+        let lift = move || state.lift(&keys);
+        Ok(tokio::task::spawn_blocking(lift).await.map_err(|_| ProjectorError::Stopped)??)
     }
 
     /// Merges small files, writes checkpoints, deletes what is no longer needed. A failure here is told and tried again
@@ -243,7 +290,7 @@ impl Committer {
 /// Adds to a batch what a partition changed: in order of keys, which the state takes up fastest, and of a row that was
 /// laid several times only the last.
 pub(super) fn write_layer<'a>(
-    batch: &mut Batch<'_>,
+    batch: &mut Batch,
     partition: u32,
     layer: &Layer,
     rows: impl Iterator<Item = &'a Laying>,

@@ -2,12 +2,16 @@
 
 use super::ProjectorError;
 use super::commit::Request;
-use super::live::{Live, Status};
+use super::live::{Live, PartitionStatus, Status};
 use crate::lake::picture::TableView;
 use crate::lake::{Lake, TableName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How often the tables are looked at for what others commit.
+const OTHERS_EVERY: Duration = Duration::from_millis(200);
 
 /// A handle on a running projector. Cheap to clone.
 #[derive(Clone)]
@@ -34,36 +38,47 @@ impl ProjectorHandle {
         self.live.status()
     }
 
-    /// Waits until everything before `ends` (by partition) is folded, thus visible to SQL.
+    /// Waits until everything before `ends` (by partition) is folded, thus visible to SQL; of partitions that others fold,
+    /// what they have committed is.
     pub async fn wait_folded(&self, ends: &[u64]) -> Result<(), ProjectorError> {
-        self.wait(|status| status.partitions.iter().zip(ends).all(|(partition, end)| partition.folded >= *end)).await
-    }
-
-    /// Waits until all three tables contain everything before `ends` (by partition).
-    pub async fn wait_committed(&self, ends: &[u64]) -> Result<(), ProjectorError> {
-        self.wait_folded(ends).await?;
-        loop {
-            let (done, wait) = tokio::sync::oneshot::channel();
-            self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
-            if wait.await.is_ok() {
-                return Ok(());
-            }
-            // The commit failed and the projector started over: wait until it has folded everything again.
-            self.wait_folded(ends).await?;
-        }
-    }
-
-    async fn wait(&self, done: impl Fn(&Status) -> bool) -> Result<(), ProjectorError> {
         let mut changes = self.live.changes();
         loop {
             let status = self.live.status();
-            if done(&status) && status.recovering.is_none() {
+            let behind = |(partition, end): &(&PartitionStatus, &u64)| partition.owned && partition.folded < **end;
+            let mut waiting = status.partitions.iter().zip(ends).filter(behind).peekable();
+            if waiting.peek().is_none() && status.recovering.is_none() && !status.joining {
                 return Ok(());
+            }
+            if let Some(error) = waiting.find_map(|(partition, _)| partition.error.clone()) {
+                return Err(ProjectorError::Halted(error));
             }
             if let (Some(error), true) = (status.error, status.stopped) {
                 return Err(ProjectorError::Halted(error));
             }
             changes.changed().await.map_err(|_| ProjectorError::Stopped)?;
         }
+    }
+
+    /// Waits until all three tables contain everything before `ends` (by partition); of partitions that others fold, until
+    /// `events` does.
+    pub async fn wait_committed(&self, ends: &[u64]) -> Result<(), ProjectorError> {
+        loop {
+            self.wait_folded(ends).await?;
+            let (done, wait) = tokio::sync::oneshot::channel();
+            self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
+            // A commit that failed is made again, and so is one that a change of partitions has cut short.
+            if wait.await.is_ok() && self.archived(ends) {
+                return Ok(());
+            }
+            tokio::time::sleep(OTHERS_EVERY).await;
+            let refreshed = self.lake.refresh().await;
+            refreshed.unwrap_or_else(|error| tracing::debug!(%error, "the tables are not readable yet"));
+        }
+    }
+
+    /// Whether `events` has everything before `ends`.
+    fn archived(&self, ends: &[u64]) -> bool {
+        let positions = self.lake.table(TableName::Events).snapshot().positions;
+        (0u32..).zip(ends).all(|(partition, end)| positions.get(&partition).copied().unwrap_or(0) >= *end)
     }
 }

@@ -25,6 +25,10 @@ pub struct PartitionStatus {
     pub archived: u64,
     pub log_end: u64,
     pub watermark_ms: Option<i64>,
+    /// Whether this process folds it; else others do, and what they have committed is seen.
+    pub owned: bool,
+    /// Why it is not folded on, where nobody but its owner can mend that.
+    pub error: Option<String>,
 }
 
 /// How the projector is.
@@ -37,6 +41,15 @@ pub struct Status {
     pub stopped: bool,
     /// What it is rebuilding, and how far it is.
     pub recovering: Option<String>,
+    /// Whether the partitions are being shared out: it is not known yet which are this process's.
+    pub joining: bool,
+}
+
+impl Status {
+    /// The partitions that this process folds, in order.
+    pub fn owned(&self) -> Vec<u32> {
+        (0u32..).zip(&self.partitions).filter(|(_, partition)| partition.owned).map(|(number, _)| number).collect()
+    }
 }
 
 struct Inner {
@@ -117,15 +130,16 @@ impl Live {
         self.lock().deltas[partition as usize].iter().cloned().collect()
     }
 
-    /// Drops the oldest `counts[partition]` deltas, now that `events` and the state have them.
-    pub fn retire(&self, counts: &[usize], events: TableSnapshot) {
+    /// Drops the oldest deltas of each partition, so many, now that `events` and the state have them.
+    pub fn retire(&self, counts: &[(u32, usize)], events: TableSnapshot) {
         let mut inner = self.lock();
-        for (partition, count) in counts.iter().enumerate() {
+        for (partition, count) in counts {
+            let partition = *partition as usize;
             let position = match count.checked_sub(1) {
                 Some(last) => inner.deltas[partition][last].position,
                 None => continue,
             };
-            inner.deltas[partition].drain(..count);
+            inner.deltas[partition].drain(..*count);
             inner.status.partitions[partition].archived = position;
         }
         inner.tables.insert(TableName::Events, events);
@@ -145,14 +159,15 @@ impl Live {
         let tables: Vec<_> = names.iter().filter_map(|name| Some((*name, inner.tables.get(name)?.clone()))).collect();
         let overlay = inner.state.as_ref().map(State::overlay);
         let deltas: Vec<Arc<Delta>> = inner.deltas.iter().flatten().cloned().collect();
+        let owned = inner.status.owned();
         drop(inner);
         tables
             .into_iter()
             .map(|(name, snapshot)| {
                 let view = match name {
                     TableName::Events => events_view(&snapshot, &deltas),
-                    TableName::Sessions => laid_view(&snapshot, Laid::Sessions, overlay.as_ref(), &deltas)?,
-                    TableName::Messages => laid_view(&snapshot, Laid::Messages, overlay.as_ref(), &deltas)?,
+                    TableName::Sessions => laid_view(&snapshot, Laid::Sessions, overlay.as_ref(), &owned, &deltas)?,
+                    TableName::Messages => laid_view(&snapshot, Laid::Messages, overlay.as_ref(), &owned, &deltas)?,
                 };
                 Ok((name, view))
             })
@@ -172,6 +187,7 @@ fn laid_view(
     snapshot: &TableSnapshot,
     table: Laid,
     overlay: Option<&OverlayView>,
+    owned: &[u32],
     deltas: &[Arc<Delta>],
 ) -> Result<TableView, ProjectorError> {
     let mut newest: FxHashMap<&OverlayKey, &LaidRow> = FxHashMap::default();
@@ -182,8 +198,9 @@ fn laid_view(
     for (key, row) in &newest {
         laid.add(key, row);
     }
-    if let Some(overlay) = overlay {
-        overlay.each(&prefix(table, 0, None)[..1], |key, value| {
+    // Rows of partitions that were this process's once are others' to lay.
+    for (overlay, partition) in overlay.into_iter().flat_map(|overlay| owned.iter().map(move |own| (overlay, *own))) {
+        overlay.each(&prefix(table, partition, None), |key, value| {
             let key = OverlayKey::from_bytes(key).ok_or_else(|| overlay.damaged("an overlay key"))?;
             if !newest.contains_key(&key) {
                 let row = LaidRow::from_bytes(table, value).ok_or_else(|| overlay.damaged("an overlay row"))?;

@@ -75,7 +75,8 @@ pub(super) async fn any_age(
 /// Writes all rows of the state into the generation's tables.
 async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Meta) -> Result<(), ProjectorError> {
     let mut buckets = Buckets::new(settings);
-    let watermarks: Vec<Option<i64>> = meta.partitions.iter().map(|mark| mark.watermark_ms).collect();
+    let watermarks: BTreeMap<u32, Option<i64>> =
+        (0u32..).zip(&meta.partitions).map(|(partition, mark)| (partition, mark.watermark_ms)).collect();
     for name in [TableName::Messages, TableName::Sessions] {
         let mut more = true;
         while more {
@@ -88,15 +89,11 @@ async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Met
                 add: rewrite.add,
                 remove: rewrite.remove,
                 positions: if more { BTreeMap::new() } else { positions.collect() },
-                watermarks: BTreeMap::new(),
                 operation: "rebuild",
+                ..Change::default()
             };
             generation.table(name).commit(change).await?;
-            for keys in rewrite.keys.chunks(100_000) {
-                let mut batch = state.batch();
-                keys.iter().for_each(|key| batch.lift(key));
-                batch.commit()?;
-            }
+            state.lift(&rewrite.keys)?;
         }
     }
     Ok(())

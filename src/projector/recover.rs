@@ -107,20 +107,14 @@ pub(super) async fn replay(
     let done = AtomicU64::new(0);
     let marks: Vec<(u32, PartitionMark)> = futures::stream::iter(0..settings.partitions)
         .map(|partition| {
-            let (events, done) = (&events, &done);
-            let target = PartitionMark {
-                position: events.positions.get(&partition).copied().unwrap_or(0),
-                watermark_ms: events.watermarks.get(&partition).copied(),
-                ..PartitionMark::default()
-            };
+            let told = AtomicU64::new(0);
+            let done = &done;
             async move {
-                let mut replay = Replay::new(partition, plan, state.clone());
-                let mut archive = lake.archive(partition).await?;
-                while let Some(batch) = archive.try_next().await? {
-                    tokio::task::block_in_place(|| replay.fold(&batch))?;
-                    tell(done.fetch_add(batch.num_rows() as u64, Ordering::Relaxed) + batch.num_rows() as u64, total);
-                }
-                tokio::task::block_in_place(|| replay.finish(&target)).map(|mark| (partition, mark))
+                let own = |n: u64| {
+                    let more = n - told.swap(n, Ordering::Relaxed);
+                    tell(done.fetch_add(more, Ordering::Relaxed) + more, total);
+                };
+                replay_partition(lake, state, plan, partition, &own).await.map(|mark| (partition, mark))
             }
         })
         .buffer_unordered(SIDE_BY_SIDE)
@@ -136,6 +130,32 @@ pub(super) async fn replay(
     batch.set_meta(&meta);
     batch.commit()?;
     Ok(meta)
+}
+
+/// Folds the archive of one partition into a state that has nothing of it; how far that is. `tell` is told how many
+/// events were replayed.
+pub(super) async fn replay_partition(
+    lake: &Lake,
+    state: &State,
+    plan: &Plan,
+    partition: u32,
+    tell: &(dyn Fn(u64) + Sync),
+) -> Result<PartitionMark, ProjectorError> {
+    let events = lake.table(TableName::Events).snapshot();
+    let target = PartitionMark {
+        position: events.positions.get(&partition).copied().unwrap_or(0),
+        watermark_ms: events.watermarks.get(&partition).copied(),
+        ..PartitionMark::default()
+    };
+    let mut replay = Replay::new(partition, plan, state.clone());
+    let mut archive = lake.archive(partition).await?;
+    let mut done = 0;
+    while let Some(batch) = archive.try_next().await? {
+        tokio::task::block_in_place(|| replay.fold(&batch))?;
+        done += batch.num_rows() as u64;
+        tell(done);
+    }
+    tokio::task::block_in_place(|| replay.finish(&target))
 }
 
 /// The replay of one partition.

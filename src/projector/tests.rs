@@ -71,6 +71,7 @@ async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<EmbeddedLog>, tidy_end:
         log: log.clone(),
         lake: lake.clone(),
         data_dir: dir.to_owned(),
+        instance: "one".into(),
         settings: Arc::new(settings(&log)),
         stop: stopped,
     };

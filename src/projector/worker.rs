@@ -147,6 +147,7 @@ impl Worker {
             }
             self.mark.watermark_ms = self.mark.watermark_ms.max(Some(reading.time_ms));
             self.mark.position = record.offset + 1;
+            self.mark.appended_us = record.appended_at_us;
         }
         let mut delta = self.finish(start, touched, events, tally)?;
         if source == Source::Archive {

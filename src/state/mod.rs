@@ -4,8 +4,10 @@
 //! rows, and the *overlay*, the rows that changed since their file in the lake was written. A [`Batch`] changes all of
 //! them together with the positions, atomically and durably.
 
+pub mod handover;
 pub mod overlay;
 
+use crate::log::StateChange;
 use crate::session::User;
 use borsh::{BorshDeserialize, BorshSerialize};
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
@@ -13,6 +15,8 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistM
 use std::path::{Path, PathBuf};
 
 const META_KEY: &[u8] = b"meta";
+/// Rows taken off the overlay in one batch.
+const LIFT_BATCH: usize = 100_000;
 
 /// Why the state did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,12 @@ pub struct PartitionMark {
     pub served_ms: Option<i64>,
     /// Open sessions by account and kind, for the gauge.
     pub open: Vec<(String, crate::session::row::Kind, i64)>,
+    /// When the record before `position` was appended, in µs: another log has another there.
+    pub appended_us: i64,
+    /// The rebuild of the tables that this state belongs to.
+    pub rebuild: i64,
+    /// Names the run of changes handed over that this mark belongs to; empty where nothing is handed over.
+    pub basis: String,
 }
 
 /// What the whole state reflects.
@@ -68,7 +78,7 @@ pub struct Meta {
 }
 
 /// The version of what is stored; another one is rebuilt.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A user as stored, with the earliest timer set for it.
 #[derive(Debug, Clone, Default, PartialEq, BorshSerialize, BorshDeserialize)]
@@ -159,8 +169,23 @@ impl State {
     }
 
     /// Starts a batch of changes.
-    pub fn batch(&self) -> Batch<'_> {
-        Batch { state: self, batch: self.db.batch().durability(Some(PersistMode::SyncAll)) }
+    pub fn batch(&self) -> Batch {
+        Batch { state: self.clone(), batch: self.db.batch().durability(Some(PersistMode::SyncAll)), changes: None }
+    }
+
+    /// Starts a batch that keeps its changes for handing over.
+    pub fn recorded_batch(&self) -> Batch {
+        Batch { changes: Some(Vec::new()), ..self.batch() }
+    }
+
+    /// Takes rows off the overlay, now that their files have them.
+    pub fn lift(&self, keys: &[Vec<u8>]) -> Result<(), StateError> {
+        for keys in keys.chunks(LIFT_BATCH) {
+            let mut batch = self.batch();
+            keys.iter().for_each(|key| batch.lift(key));
+            batch.commit()?;
+        }
+        Ok(())
     }
 
     /// A consistent view of the overlay as it is now.
@@ -203,12 +228,14 @@ fn io_error(path: &Path, reason: &str) -> StateError {
 }
 
 /// Changes that take effect together.
-pub struct Batch<'a> {
-    state: &'a State,
+pub struct Batch {
+    state: State,
     batch: fjall::OwnedWriteBatch,
+    /// What is changed, where it is to be handed over.
+    changes: Option<Vec<StateChange>>,
 }
 
-impl Batch<'_> {
+impl Batch {
     /// Sets what the state reflects.
     pub fn set_meta(&mut self, meta: &Meta) {
         self.batch.insert(&self.state.meta, META_KEY, encode(meta));
@@ -216,11 +243,14 @@ impl Batch<'_> {
 
     /// Stores a user, or forgets one that is empty.
     pub fn set_user(&mut self, partition: u32, key: &[u8], entry: &Entry) {
-        let key = partition_key(partition, key);
-        if entry.user.is_empty() && entry.armed_ms.is_none() {
-            self.batch.remove(&self.state.users, key);
-        } else {
-            self.batch.insert(&self.state.users, key, encode(entry));
+        let own = partition_key(partition, key);
+        let value = (!entry.user.is_empty() || entry.armed_ms.is_some()).then(|| encode(entry));
+        if let Some(changes) = &mut self.changes {
+            changes.push(handover::user_change(partition, key, value.clone()));
+        }
+        match value {
+            None => self.batch.remove(&self.state.users, own),
+            Some(value) => self.batch.insert(&self.state.users, own, value),
         }
     }
 
@@ -236,12 +266,21 @@ impl Batch<'_> {
 
     /// Lays a row over the tables: the bytes of an [`overlay::OverlayKey`] and of an [`overlay::LaidRow`].
     pub fn lay(&mut self, key: &[u8], value: &[u8]) {
+        if let Some(changes) = &mut self.changes {
+            let partition = overlay::partition_in(key).unwrap_or(0);
+            changes.push(StateChange { partition, key: key.to_vec(), value: Some(value.to_vec()) });
+        }
         self.batch.insert(&self.state.overlay, key, value);
     }
 
     /// Takes a row off again, now that its file has it.
     pub fn lift(&mut self, key: &[u8]) {
         self.batch.remove(&self.state.overlay, key);
+    }
+
+    /// What is changed, where the batch keeps it: once.
+    pub fn take_changes(&mut self) -> Vec<StateChange> {
+        self.changes.take().unwrap_or_default()
     }
 
     /// Makes the changes, durably.

@@ -55,6 +55,11 @@ pub fn prefix(table: Laid, partition: u32, hour: Option<i64>) -> Vec<u8> {
     bytes
 }
 
+/// The partition in the bytes of an overlay key.
+pub fn partition_in(key: &[u8]) -> Option<u32> {
+    key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// The hour in the bytes of an overlay key.
 pub fn hour_in(key: &[u8]) -> Option<i64> {
     let bytes: [u8; 8] = key.get(5..13)?.try_into().ok()?;

@@ -1,0 +1,146 @@
+//! The task that folds one partition: reads, folds, shows what changed.
+
+use super::commit::{Command, Frozen};
+use super::live::Live;
+use super::worker::{Source, Worker};
+use super::{ProjectorError, Settings};
+use crate::log::{EventLog, Fetched, LogError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+/// Most records folded at once.
+const BATCH_RECORDS: usize = 8192;
+/// Most bytes of records folded at once.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Between two folds of a busy partition that are not full: many small ones cost more than a few larger ones, and this
+/// is little beside the second within which SQL shows an event.
+const FOLD_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs a fold on a thread of its own: what it allocates is freed where it was made, and nothing else waits for it.
+pub(super) fn on_own_thread(
+    partition: u32,
+    fold: impl Future<Output = Result<(), ProjectorError>> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<(), ProjectorError>>, ProjectorError> {
+    let failed =
+        |error: std::io::Error| ProjectorError::Halted(format!("no thread for partition {partition}: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (ended, wait) = oneshot::channel();
+    let run = move || {
+        // Who started it may be gone by then.
+        let _ = ended.send(runtime.block_on(fold));
+    };
+    std::thread::Builder::new().name(format!("fold-{partition}")).spawn(run).map_err(failed)?;
+    Ok(wait)
+}
+
+/// What a look at the log found.
+enum Found {
+    /// No record.
+    Nothing,
+    /// Records, the last of the log among them.
+    Last,
+    /// Records, and there are more.
+    More,
+}
+
+/// The task that folds one partition.
+pub(super) struct Folding {
+    pub partition: u32,
+    pub worker: Worker,
+    pub commands: mpsc::Receiver<Command>,
+    pub log: Arc<dyn EventLog>,
+    pub live: Arc<Live>,
+    pub settings: Arc<Settings>,
+    pub flush_wanted: Arc<Notify>,
+    pub source: Source,
+}
+
+impl Folding {
+    /// Runs until the committer is gone. Once `stop` is true nothing more is folded.
+    pub async fn run(mut self, stop: watch::Receiver<bool>) -> Result<(), ProjectorError> {
+        let mut appended = self.log.appended();
+        let limit = self.settings.layer_bytes();
+        let mut halted = false;
+        loop {
+            let full = self.worker.bytes() >= limit;
+            if full {
+                self.flush_wanted.notify_one();
+            }
+            // Memory is bounded: nothing is folded until the committer has taken what is there.
+            let resting = *stop.borrow() || full || halted;
+            let began = Instant::now();
+            let found = match if resting { Ok(Found::Nothing) } else { self.step().await } {
+                // No retry and no restart helps: this partition rests, the others go on (spec §7.6).
+                Err(ProjectorError::Log(error @ LogError::Gone { .. })) => {
+                    tracing::error!(%error, "the partition is not folded on");
+                    let partition = self.partition as usize;
+                    self.live.update(|status| status.partitions[partition].error = Some(error.to_string()));
+                    halted = true;
+                    continue;
+                }
+                found => found?,
+            };
+            let command = match found {
+                Found::Nothing => tokio::select! {
+                    command = self.commands.recv() => command,
+                    _ = appended.changed(), if !resting => continue,
+                },
+                Found::Last => tokio::select! {
+                    command = self.commands.recv() => command,
+                    () = tokio::time::sleep_until(began + FOLD_EVERY) => continue,
+                },
+                Found::More => match self.commands.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(mpsc::error::TryRecvError::Empty) => continue,
+                    Err(mpsc::error::TryRecvError::Disconnected) => None,
+                },
+            };
+            match command {
+                Some(Command::Freeze(reply)) => {
+                    let (mark, layer) = self.worker.freeze();
+                    let deltas = self.live.deltas(self.partition);
+                    // The committer is gone when nobody takes it: the run is ending.
+                    let _ = reply.send(Frozen { mark, layer, deltas });
+                }
+                Some(Command::Thaw) => self.worker.thaw(),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads and folds once.
+    async fn step(&mut self) -> Result<Found, ProjectorError> {
+        let from = self.worker.position();
+        let Fetched { records, next, end } =
+            self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
+        let lag = end.saturating_sub(next);
+        let newest_us = records.last().map(|record| record.appended_at_us);
+        let seconds = match newest_us {
+            Some(appended_at_us) if lag > 0 => ((self.settings.clock)() - appended_at_us).max(0) as f64 / 1e6,
+            _ => 0.0,
+        };
+        self.settings.metrics.lag(self.partition, lag, seconds);
+        if records.is_empty() && next > from {
+            let delta = self.worker.pass(next)?;
+            self.live.publish(delta, end);
+            return Ok(Found::Nothing);
+        }
+        if records.is_empty() {
+            if end == from {
+                let partition = self.partition as usize;
+                if self.live.log_end(partition) != end {
+                    self.live.update(|status| status.partitions[partition].log_end = end);
+                }
+            }
+            return Ok(Found::Nothing);
+        }
+        let mut delta = self.worker.fold(&records, None, self.source)?;
+        self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
+        self.live.publish(delta, end);
+        Ok(if lag > 0 { Found::More } else { Found::Last })
+    }
+}
+

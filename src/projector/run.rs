@@ -1,0 +1,347 @@
+//! Runs of the projector: on what is this process's, from what is durable until something ends it.
+//!
+//! A run has the same partitions from its beginning to its end. When others come or go, it commits and ends, and the next
+//! one has what is this process's then.
+
+use super::buckets::Buckets;
+use super::commit::{Committer, Request};
+use super::folding::{Folding, on_own_thread};
+use super::live::{Live, PartitionStatus, Status};
+use super::takeover::TakeOver;
+use super::worker::{Source, Worker};
+use super::{Parts, ProjectorError, Settings, recover, tables};
+use crate::lake::TableName;
+use crate::log::{Assignment, Group};
+use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// How a run ended well.
+enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Other partitions are this process's now.
+    Reassigned,
+}
+
+/// The processes that share the log with this one, and what is this one's.
+struct Shared {
+    group: Arc<dyn Group>,
+    assignment: watch::Receiver<Assignment>,
+}
+
+/// Runs, and runs again after what may pass; waits for somebody after what will not.
+pub(super) async fn supervise(
+    mut parts: Parts,
+    live: Arc<Live>,
+    mut inbox: mpsc::Receiver<Request>,
+) -> Result<(), ProjectorError> {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let mut pause = PAUSE;
+    let mut shared = None;
+    loop {
+        let error = match turn(&parts, &live, &mut inbox, &mut shared).await {
+            Ok(Ended::Stopped) => return Ok(()),
+            Ok(Ended::Reassigned) => {
+                pause = PAUSE;
+                continue;
+            }
+            Err(ProjectorError::State(StateError::Damaged { path, reason })) => {
+                tracing::warn!(%path, %reason, "the state is damaged and is rebuilt from events");
+                recover::discard(&parts.data_dir)?;
+                continue;
+            }
+            Err(error) => error,
+        };
+        if *parts.stop.borrow() {
+            return Err(error);
+        }
+        let stopped = !error.is_transient();
+        let text = error.to_string();
+        tracing::error!(error = %text, retry = !stopped, "the projector has stopped");
+        if stopped {
+            live.update(|status| (status.error, status.stopped) = (Some(text), true));
+        } else {
+            // The next run opens the state anew, which it can only once nobody has it. Until then nothing counts as
+            // folded, so queries wait rather than see tables without their overlay.
+            let joining = Status { error: Some(text), joining: true, ..live.status() };
+            live.reset(None, tables(&parts.lake), joining);
+        }
+        let wait = async { if stopped { std::future::pending().await } else { tokio::time::sleep(pause).await } };
+        tokio::select! {
+            () = wait => {}
+            _ = parts.stop.wait_for(|stop| *stop) => return Err(error),
+        }
+        pause = (pause * 2).min(Duration::from_secs(5));
+        parts.lake.refresh().await.unwrap_or_else(|error| tracing::debug!(%error, "the tables are not readable yet"));
+    }
+}
+
+/// One run, on what is this process's.
+async fn turn(
+    parts: &Parts,
+    live: &Arc<Live>,
+    inbox: &mut mpsc::Receiver<Request>,
+    shared: &mut Option<Shared>,
+) -> Result<Ended, ProjectorError> {
+    if shared.is_none()
+        && let Some(group) = parts.log.join(&parts.instance).await?
+    {
+        *shared = Some(Shared { assignment: group.assignment(), group });
+    }
+    let Some(Shared { group, assignment }) = shared else {
+        let all = (0..parts.settings.partitions).collect::<Vec<_>>();
+        return run(parts, live, inbox, &all, None).await;
+    };
+    let now = assignment.borrow_and_update().clone();
+    group.enter(now.number);
+    if now.partitions.is_empty() {
+        parts.lake.release();
+        let joining = Status { joining: now.number == 0, ..foreign(parts) };
+        live.reset(None, tables(&parts.lake), joining);
+        return idle(parts, live, inbox, assignment).await;
+    }
+    let (group, mut moved) = (group.clone(), assignment.clone());
+    let lost = async move {
+        // The sender lives as long as the group.
+        while moved.changed().await.is_ok() {
+            if moved.borrow().lost {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = run(parts, live, inbox, &now.partitions, Some((group, assignment))) => ended,
+        () = lost => Err(ProjectorError::Lost),
+    }
+}
+
+/// The status of a process that folds nothing now.
+fn foreign(parts: &Parts) -> Status {
+    let events = parts.lake.table(TableName::Events).snapshot();
+    let partition = |partition: u32| {
+        let position = events.positions.get(&partition).copied().unwrap_or(0);
+        let watermark_ms = events.watermarks.get(&partition).copied();
+        PartitionStatus { folded: position, archived: position, log_end: position, watermark_ms, ..Default::default() }
+    };
+    Status { partitions: (0..parts.settings.partitions).map(partition).collect(), ..Status::default() }
+}
+
+/// Waits for partitions, and shows meanwhile what others commit.
+async fn idle(
+    parts: &Parts,
+    live: &Live,
+    inbox: &mut mpsc::Receiver<Request>,
+    assignment: &mut watch::Receiver<Assignment>,
+) -> Result<Ended, ProjectorError> {
+    let mut stop = parts.stop.clone();
+    loop {
+        tokio::select! {
+            () = changed(Some(&mut *assignment)) => return Ok(Ended::Reassigned),
+            () = told(&mut stop) => return Ok(Ended::Stopped),
+            Some(request) = inbox.recv() => {
+                // Nothing of this process waits to be committed. The one who asked may have gone.
+                let _ = request.done.send(());
+            }
+            () = tokio::time::sleep(parts.settings.commit_every) => {
+                parts.lake.refresh().await?;
+                live.update(|status| status.partitions = foreign(parts).partitions);
+                for name in TableName::ALL {
+                    live.set_table(name, parts.lake.table(name).snapshot());
+                }
+            }
+        }
+    }
+}
+
+type Sharing<'a> = Option<(Arc<dyn Group>, &'a mut watch::Receiver<Assignment>)>;
+
+/// One run, from what is durable until stop, a change of the assignment, or failure.
+async fn run(
+    parts: &Parts,
+    live: &Arc<Live>,
+    inbox: &mut mpsc::Receiver<Request>,
+    partitions: &[u32],
+    sharing: Sharing<'_>,
+) -> Result<Ended, ProjectorError> {
+    let settings = &parts.settings;
+    if let Some(theirs) = parts.lake.table(TableName::Events).foreign_log() {
+        return Err(ProjectorError::OtherLog { what: "the events table", ours: settings.log_id.clone(), theirs });
+    }
+    let (state, meta) = match &sharing {
+        Some((group, _)) => {
+            parts.lake.claim(partitions).await?;
+            taken_over(parts, live, &**group, partitions).await?
+        }
+        None => own_state(parts, live).await?,
+    };
+    if !meta.policies.is_empty() && meta.policies != settings.describe_policies() {
+        tracing::warn!(
+            folded_under = %meta.policies, configured = %settings.describe_policies(),
+            "the policies were changed: what is folded already keeps its rows until `counterbat rebuild`"
+        );
+    }
+    let mut status = foreign(parts);
+    for partition in partitions {
+        let mark = &meta.partitions[*partition as usize];
+        status.partitions[*partition as usize] = PartitionStatus {
+            folded: mark.position,
+            archived: mark.position,
+            log_end: mark.position,
+            watermark_ms: mark.watermark_ms,
+            owned: true,
+            error: None,
+        };
+    }
+    live.reset(Some(state.clone()), tables(&parts.lake), status);
+    let open = partitions.iter().flat_map(|partition| &meta.partitions[*partition as usize].open);
+    settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
+    drive(parts, live, inbox, state, meta, partitions, sharing).await
+}
+
+/// The state of a process that has the log to itself.
+async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Meta), ProjectorError> {
+    let settings = &parts.settings;
+    let dir = parts.data_dir.join("state");
+    let archived = parts.lake.table(TableName::Events).snapshot();
+    let (mut state, mut meta) = open_state(&dir, settings)?;
+    let ahead = |meta: &Meta| {
+        (0u32..).zip(&meta.partitions).any(|(p, mark)| mark.position > archived.positions.get(&p).copied().unwrap_or(0))
+    };
+    let lost = meta.is_none() && archived.positions.values().any(|position| *position > 0);
+    if lost || meta.as_ref().is_some_and(ahead) {
+        drop(state);
+        recover::discard(&parts.data_dir)?;
+        recover::recover(parts, live).await?;
+        (state, meta) = open_state(&dir, settings)?;
+    }
+    let mut meta = meta.unwrap_or_else(|| new_meta(settings));
+    if meta.log_id != settings.log_id {
+        let theirs = std::mem::take(&mut meta.log_id);
+        return Err(ProjectorError::OtherLog { what: "the state", ours: settings.log_id.clone(), theirs });
+    }
+    meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
+    Ok((state, meta))
+}
+
+/// The state of partitions that others may have had before.
+async fn taken_over(
+    parts: &Parts,
+    live: &Arc<Live>,
+    group: &dyn Group,
+    partitions: &[u32],
+) -> Result<(State, Meta), ProjectorError> {
+    let settings = &parts.settings;
+    let (state, meta) = open_state(&parts.data_dir.join("state"), settings)?;
+    // What another log has left here is of no use, and all of this one is to be had elsewhere.
+    let meta = meta.filter(|meta| meta.log_id == settings.log_id).unwrap_or_else(|| new_meta(settings));
+    let mut meta = Meta { format: FORMAT, ..meta };
+    meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
+    let rebuild = parts.lake.rebuild().await?;
+    let taking = TakeOver { parts, live, group, state: state.clone(), meta, rebuild };
+    let meta = taking.run(partitions).await?;
+    Ok((state, meta))
+}
+
+fn new_meta(settings: &Settings) -> Meta {
+    Meta { format: FORMAT, log_id: settings.log_id.clone(), ..Meta::default() }
+}
+
+fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
+    let state = State::open(dir, settings.state_bytes())?;
+    let meta = state.meta()?;
+    Ok((state, meta))
+}
+
+/// Starts the tasks and waits for the first to fail, or for all to end.
+async fn drive(
+    parts: &Parts,
+    live: &Arc<Live>,
+    inbox: &mut mpsc::Receiver<Request>,
+    state: State,
+    meta: Meta,
+    partitions: &[u32],
+    sharing: Sharing<'_>,
+) -> Result<Ended, ProjectorError> {
+    let (halt, halted) = watch::channel(false);
+    let archived = parts.lake.table(TableName::Events).snapshot().positions;
+    let flush_wanted = Arc::new(Notify::new());
+    let mut tasks = FuturesUnordered::new();
+    let mut workers = BTreeMap::new();
+    for &partition in partitions {
+        let mark = meta.partitions[partition as usize].clone();
+        let worker = Worker::new(partition, parts.settings.clone(), state.clone(), mark);
+        let (sender, commands) = mpsc::channel(4);
+        workers.insert(partition, sender);
+        let archive_from = archived.get(&partition).copied().unwrap_or(0);
+        let fold = Folding {
+            partition,
+            worker,
+            commands,
+            log: parts.log.clone(),
+            live: live.clone(),
+            settings: parts.settings.clone(),
+            flush_wanted: flush_wanted.clone(),
+            source: Source::Log { archive_from },
+        };
+        tasks.push(on_own_thread(partition, fold.run(halted.clone()))?);
+    }
+    let (group, mut moved) = sharing.unzip();
+    let committer = Committer {
+        settings: parts.settings.clone(),
+        lake: parts.lake.clone(),
+        buckets: Buckets::new(&parts.settings),
+        live: live.clone(),
+        lifted: Vec::new(),
+        state,
+        meta,
+        group,
+        workers,
+        flush_wanted,
+    };
+    let mut stop = parts.stop.clone();
+    let mut ended = None;
+    let result = {
+        let committing = committer.run(inbox, halted);
+        tokio::pin!(committing);
+        loop {
+            tokio::select! {
+                result = &mut committing => break result,
+                () = told(&mut stop), if ended.is_none() => ended = Some(Ended::Stopped),
+                () = changed(moved.as_deref_mut()), if ended.is_none() => ended = Some(Ended::Reassigned),
+                // A thread ends well only when the committer is gone; one that panics is a bug whose text is on stderr
+                // already.
+                Some(fold) = tasks.next() => {
+                    break fold.unwrap_or_else(|_| Err(ProjectorError::Halted("a fold has panicked".into())));
+                }
+            }
+            // The committer listens: it is polled next.
+            let _ = halt.send(ended.is_some());
+        }
+    };
+    // The committer is gone, so the threads end; the next run needs the state for itself.
+    while tasks.next().await.is_some() {}
+    result.map(|()| ended.unwrap_or(Ended::Stopped))
+}
+
+/// Waits until it is time to end. Who could tell goes away only then.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Waits until the assignment is another one; for ever where there is none.
+async fn changed(assignment: Option<&mut watch::Receiver<Assignment>>) {
+    if let Some(assignment) = assignment
+        && assignment.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
