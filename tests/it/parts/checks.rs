@@ -1,6 +1,6 @@
 //! The parts themselves: they start, keep what they are given through a kill, and the wire does as it is told.
 
-use super::{Cuts, Kafka, Minio, missing};
+use super::{Cuts, Kafka, Minio, missing, produce};
 use crate::harness::{text, until};
 use crate::tools::{kcat, python};
 use std::io::{ErrorKind, Read, Write};
@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-fn produce(brokers: &str, topic: &str, lines: &str) {
+fn write(brokers: &str, topic: &str, lines: &str) {
     let mut kcat = kcat();
     kcat.args(["-P", "-b", brokers, "-t", topic, "-X", "acks=all"]).stdin(Stdio::piped());
     let mut kcat = kcat.spawn().unwrap();
@@ -30,8 +30,29 @@ fn the_shared_broker_takes_and_gives() {
     let kafka = Kafka::shared();
     let topic = format!("checks-{}", std::process::id());
     kafka.make_topic(&topic, 1, &["retention.ms=-1"]);
-    produce(&kafka.brokers(), &topic, "one\ntwo\n");
+    write(&kafka.brokers(), &topic, "one\ntwo\n");
     assert_eq!(consume(&kafka.brokers(), &topic), "one\ntwo\n");
+}
+
+#[test]
+fn events_are_written_in_binary_mode() {
+    if missing("shared kafka") {
+        return;
+    }
+    let kafka = Kafka::shared();
+    let topic = format!("events-{}", std::process::id());
+    kafka.make_topic(&topic, 1, &["retention.ms=-1"]);
+    let events = r#"{"specversion":"1.0","id":"1","source":"/accounts/bot1","type":"t","subject":"u","data":{"a" :1.0e0}}
+{"specversion":"1.0","id":"2","source":"/accounts/bot1","type":"t","vibersignature":"s","data_base64":"/w=="}
+"#;
+    assert_eq!(produce(&kafka.brokers(), &topic, "murmur2_random", events.as_bytes()), 2);
+    let output = kcat().args(["-C", "-e", "-q", "-b", &kafka.brokers(), "-t", &topic, "-f", "%k|%h|%s\n"]).output();
+    let got = output.unwrap().stdout;
+    let first = r#"bot1/u|ce_specversion=1.0,ce_id=1,ce_source=/accounts/bot1,ce_type=t,ce_subject=u,content-type=application/json|{"a" :1.0e0}"#;
+    let second = "bot1|ce_specversion=1.0,ce_id=2,ce_source=/accounts/bot1,ce_type=t,ce_vibersignature=s,content-type=application/json|";
+    let wanted = [first.as_bytes(), b"\n", second.as_bytes(), b"\xff\n"].concat();
+    assert_eq!(text(&got), text(&wanted));
+    assert_eq!(got, wanted);
 }
 
 #[test]
@@ -41,10 +62,10 @@ fn a_killed_broker_still_has_what_it_took() {
     }
     let mut kafka = Kafka::start(1);
     kafka.make_topic("kept", 1, &[]);
-    produce(&kafka.brokers_behind_cuts(), "kept", "one\n");
+    write(&kafka.brokers_behind_cuts(), "kept", "one\n");
     kafka.kill(1);
     kafka.restart(1);
-    produce(&kafka.brokers(), "kept", "two\n");
+    write(&kafka.brokers(), "kept", "two\n");
     kafka.terminate(1);
     kafka.restart(1);
     assert_eq!(consume(&kafka.brokers_behind_cuts(), "kept"), "one\ntwo\n");
@@ -57,9 +78,9 @@ fn two_brokers_of_three_go_on() {
     }
     let mut kafka = Kafka::start(3);
     kafka.make_topic("kept", 1, &[]);
-    produce(&kafka.brokers(), "kept", "one\n");
+    write(&kafka.brokers(), "kept", "one\n");
     kafka.kill(2);
-    produce(&kafka.brokers(), "kept", "two\n");
+    write(&kafka.brokers(), "kept", "two\n");
     kafka.restart(2);
     kafka.kill(1);
     assert_eq!(consume(&kafka.brokers(), "kept"), "one\ntwo\n");

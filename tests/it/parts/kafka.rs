@@ -1,7 +1,7 @@
 //! Kafka brokers, each a process of its own that is broker and controller.
 
-use super::Cuts;
 use super::process::Process;
+use super::{Cuts, script};
 use crate::harness::{text, until};
 use crate::tools;
 use crate::viber::free_port;
@@ -67,9 +67,8 @@ impl Kafka {
 
     /// Makes a topic with settings as `retention.ms=-1`. The default retention takes away records older than 7 days.
     pub fn make_topic(&self, name: &str, partitions: usize, settings: &[&str]) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/parts/make_topic.py");
         let mut command = tools::python();
-        command.arg(script).args([&self.brokers, name, &partitions.to_string()]).args(settings);
+        command.arg(script("make_topic.py")).args([&self.brokers, name, &partitions.to_string()]).args(settings);
         let output = command.output().unwrap();
         assert!(output.status.success(), "the topic {name}: {}", text(&output.stderr));
     }

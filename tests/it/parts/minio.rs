@@ -1,12 +1,12 @@
 //! MinIO: an S3 store that syncs to disk and takes conditional puts right.
 
 use super::process::Process;
+use super::script;
 use crate::harness::{text, until};
 use crate::tools;
 use crate::viber::free_port;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -134,8 +134,7 @@ impl Minio {
     }
 
     fn make_bucket(&self) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/parts/make_bucket.py");
-        let output = tools::python().arg(script).arg(&self.bucket).envs(self.env()).output().unwrap();
+        let output = tools::python().arg(script("make_bucket.py")).arg(&self.bucket).envs(self.env()).output().unwrap();
         assert!(output.status.success(), "the bucket: {}", text(&output.stderr));
     }
 }

@@ -11,7 +11,11 @@ pub use cuts::Cuts;
 pub use kafka::Kafka;
 pub use minio::Minio;
 
+use crate::harness::text;
 use crate::tools;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 /// Whether tests with a part must be left out, because this machine cannot start it: `kafka`, `minio` or `spark`; with
 /// `shared ` before it, whether there is none that runs already either. Tells how to get it. In CI nothing is left
@@ -31,4 +35,24 @@ pub fn missing(part: &str) -> bool {
         eprintln!("not tested: {reason}");
     }
     lacks.is_some()
+}
+
+/// A file beside this one.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/parts").join(name)
+}
+
+/// Writes CloudEvents, in structured mode one a line, to a topic in binary mode, with librdkafka's `murmur2_random`
+/// (Kafka's own partitioner), `consistent_random` or another. Returns how many were acknowledged: all.
+pub fn produce(brokers: &str, topic: &str, partitioner: &str, events: &[u8]) -> usize {
+    let mut command = tools::python();
+    command.arg(script("produce.py")).args([brokers, topic, partitioner]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // One that fails does not read the rest.
+    stdin.write_all(events).ok();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim().parse().unwrap()
 }
