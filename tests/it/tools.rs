@@ -73,6 +73,11 @@ pub fn minio() -> Command {
     Command::new(tool("minio"))
 }
 
+/// A Python with pyspark, and in `SPARK_TEST_JARS` the folder of what Spark needs for Delta Lake and S3.
+pub fn spark_python() -> Command {
+    Command::new(tool("spark-python"))
+}
+
 /// A Node that finds viber-bot; none where there is no Node, unless this is CI, where that is an error.
 pub fn node() -> Option<Command> {
     let is_there =

@@ -1,6 +1,6 @@
 //! The parts themselves: they start, keep what they are given through a kill, and the wire does as it is told.
 
-use super::{Cuts, Kafka, Minio, missing, produce};
+use super::{Cuts, Kafka, Minio, missing, produce, spark_totals};
 use crate::harness::{text, until};
 use crate::tools::{kcat, python};
 use std::io::{ErrorKind, Read, Write};
@@ -93,19 +93,46 @@ fn a_killed_store_still_has_what_it_took() {
     }
     let mut minio = Minio::start();
     let run = |minio: &Minio, code: &str| {
-        let code = format!(
-            "import os; from pyarrow.fs import S3FileSystem; \
-             store = S3FileSystem(endpoint_override=os.environ['AWS_ENDPOINT_URL']); {code}"
-        );
-        let output = python().args(["-c", &code, minio.bucket()]).envs(minio.env()).output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
+        let store = "import os; from pyarrow.fs import S3FileSystem; \
+                     store = S3FileSystem(endpoint_override=os.environ['AWS_ENDPOINT_URL'])";
+        run_python(minio, &format!("{store}; {code}"), &[])
     };
     let file = format!("{}/some/where", minio.bucket());
     run(&minio, &format!("store.open_output_stream('{file}').write(b'kept')"));
     minio.kill();
     minio.restart();
     assert_eq!(run(&minio, &format!("print(store.open_input_stream('{file}').read().decode())")), "kept\n");
+}
+
+/// Runs Python code against the store; what it printed.
+fn run_python(minio: &Minio, code: &str, args: &[&str]) -> String {
+    let output = python().args(["-c", code]).args(args).envs(minio.env()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn spark_reads_delta_tables_in_the_store() {
+    if missing("spark") || missing("shared minio") {
+        return;
+    }
+    let minio = Minio::shared();
+    let lake = format!("{}/checks-{}", minio.bucket(), std::process::id());
+    let tables = r#"
+import sys, pyarrow
+from deltalake import write_deltalake
+counts = {"charged": [0, 1], "inbound": [2, 3], "outbound": [4, None]}
+sessions = pyarrow.table({name: pyarrow.array(values, pyarrow.int32()) for name, values in counts.items()})
+for _ in range(2):
+    write_deltalake(f"s3://{sys.argv[1]}/sessions", sessions, mode="append")
+for name, rows in ("events", 3), ("messages", 5):
+    write_deltalake(f"s3://{sys.argv[1]}/{name}", pyarrow.table({"n": list(range(rows))}))
+"#;
+    run_python(minio, tables, &[&lake]);
+    let wanted = serde_json::json!({
+        "events": 3, "sessions": 4, "messages": 5, "charged": 2, "inbound": 10, "outbound": 8,
+    });
+    assert_eq!(spark_totals(minio, &format!("s3a://{lake}")), wanted);
 }
 
 /// Sends back what it gets.

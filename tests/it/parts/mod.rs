@@ -30,7 +30,7 @@ pub fn missing(part: &str) -> bool {
     if running.is_some() || std::env::var_os("CI").is_some() {
         return false;
     }
-    let lacks = tools::lacks(part);
+    let lacks = tools::lacks(if part == "spark" { "spark-python" } else { part });
     if let Some(reason) = &lacks {
         eprintln!("not tested: {reason}");
     }
@@ -55,4 +55,13 @@ pub fn produce(brokers: &str, topic: &str, partitioner: &str, events: &[u8]) -> 
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim().parse().unwrap()
+}
+
+/// What Spark finds in the tables of `lake`, `s3a://bucket/prefix` in the store or a folder: rows of `events`, `sessions`
+/// and `messages`, and the sums of `charged`, `inbound` and `outbound` of the sessions, each by its name.
+pub fn spark_totals(minio: &Minio, lake: &str) -> serde_json::Value {
+    let mut command = tools::spark_python();
+    let output = command.arg(script("spark_totals.py")).arg(lake).envs(minio.env()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stdout)))
 }
