@@ -69,6 +69,11 @@ fn a_killed_broker_still_has_what_it_took() {
     kafka.terminate(1);
     kafka.restart(1);
     assert_eq!(consume(&kafka.brokers_behind_cuts(), "kept"), "one\ntwo\n");
+
+    let answers = |brokers: &str| kcat().args(["-L", "-m", "2", "-b", brokers]).output().unwrap().status.success();
+    kafka.cuts(1).refuse(true);
+    assert!(!answers(&kafka.brokers_behind_cuts()));
+    assert!(answers(&kafka.brokers()));
 }
 
 #[test]

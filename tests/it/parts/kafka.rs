@@ -112,9 +112,8 @@ impl Kafka {
             node.run(dir.path());
         }
         for node in &mut nodes {
-            node.wait_started().or_else(|log| {
-                if log.contains("Address already in use") { Err(log) } else { panic!("no Kafka: {log}") }
-            })?;
+            node.wait_started()
+                .map_err(|log| if log.contains("Address already in use") { log } else { panic!("no Kafka: {log}") })?;
         }
         let all: Vec<usize> = (1..=brokers).collect();
         nodes.iter().for_each(|node| node.wait_known(&all));

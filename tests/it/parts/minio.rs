@@ -57,7 +57,7 @@ impl Minio {
 
     /// `http://host:port`
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// `host:port`
@@ -112,7 +112,7 @@ impl Minio {
         let mut minio = Minio { dir: Some(tempfile::tempdir().unwrap()), ..Minio::at_free_ports() };
         minio
             .run()
-            .or_else(|log| if log.contains("port is already in use") { Err(log) } else { panic!("no MinIO: {log}") })?;
+            .map_err(|log| if log.contains("port is already in use") { log } else { panic!("no MinIO: {log}") })?;
         Ok(minio)
     }
 
