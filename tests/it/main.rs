@@ -16,6 +16,7 @@ mod identical;
 mod kills;
 mod layers;
 mod monitoring;
+mod parts;
 mod readers;
 mod redeliver;
 mod sandbox;

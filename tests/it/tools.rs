@@ -10,26 +10,39 @@ fn cache() -> PathBuf {
     set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/counterbat/tools"))
 }
 
-/// The path of a tool, fetched when it is not there yet.
-fn tool(name: &str) -> PathBuf {
-    static FETCHED: OnceLock<Result<(), String>> = OnceLock::new();
-    let fetched = FETCHED.get_or_init(|| {
+/// Runs `.ci/tools` once: what it said, where it failed what it could not fetch.
+fn fetch() -> &'static Result<String, String> {
+    static FETCHED: OnceLock<Result<String, String>> = OnceLock::new();
+    FETCHED.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/tools");
         let output = Command::new("bash").arg(script).env("TEST_TOOLS", cache()).output();
-        match output {
-            Ok(output) if output.status.success() => Ok(()),
-            Ok(output) => Err(super::harness::text(&output.stderr)),
-            Err(error) => Err(error.to_string()),
-        }
-    });
+        let output = output.map_err(|error| error.to_string())?;
+        let said = super::harness::text(&output.stderr);
+        if output.status.success() { Ok(said) } else { Err(said) }
+    })
+}
+
+/// The path of a tool, fetched when it is not there yet.
+fn tool(name: &str) -> PathBuf {
+    let fetched = fetch();
     let path = cache().join("bin").join(name);
     assert!(
         path.exists(),
-        "{name} is missing: run .ci/tools (Debian, needs apt-get, dpkg, python3, node and npm), or put it at {}. {}",
+        "{name} is missing: run .ci/tools (Debian, needs apt-get, dpkg, python3, node, npm, java, mvn and go), or put it at {}. {}",
         path.display(),
         fetched.as_ref().err().map_or("", String::as_str),
     );
     path
+}
+
+/// Why this machine cannot be given a tool, if it cannot.
+pub fn lacks(name: &str) -> Option<String> {
+    let said = fetch();
+    if cache().join("bin").join(name).exists() {
+        return None;
+    }
+    let (Ok(said) | Err(said)) = said;
+    Some(format!("no {name}: {said}"))
 }
 
 pub fn promtool() -> Command {
@@ -40,9 +53,29 @@ pub fn prometheus() -> Command {
     Command::new(tool("prometheus"))
 }
 
-/// A Python with duckdb, pyarrow, deltalake, jsonschema and viberbot.
+/// A Python with duckdb, pyarrow, deltalake, jsonschema, confluent-kafka and viberbot.
 pub fn python() -> Command {
     Command::new(tool("python"))
+}
+
+/// A client of Kafka.
+pub fn kcat() -> Command {
+    Command::new(tool("kcat"))
+}
+
+/// Java with the classes of Kafka: takes options of the JVM, a class and its arguments.
+pub fn kafka() -> Command {
+    Command::new(tool("kafka"))
+}
+
+/// The S3 server.
+pub fn minio() -> Command {
+    Command::new(tool("minio"))
+}
+
+/// A Python with pyspark, and in `SPARK_TEST_JARS` the folder of what Spark needs for Delta Lake and S3.
+pub fn spark_python() -> Command {
+    Command::new(tool("spark-python"))
 }
 
 /// A Node that finds viber-bot; none where there is no Node, unless this is CI, where that is an error.
