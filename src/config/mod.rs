@@ -6,11 +6,13 @@
 mod account;
 mod duration;
 mod gateway;
+mod lake;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
+pub use lake::{Lake, S3};
 pub use load::{ConfigError, DEFAULT_FILE};
 
 use crate::session::policy::Policy;
@@ -37,6 +39,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub relay: Relay,
     pub log: Log,
+    #[serde(deserialize_with = "lake::whole_keys")]
     pub lake: Lake,
     pub fold: Fold,
     pub sql: Sql,
@@ -92,18 +95,6 @@ pub struct Log {
 #[serde(rename_all = "lowercase")]
 pub enum LogKind {
     Embedded,
-}
-
-/// `[lake]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Lake {
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_text")]
-    pub url: Option<String>,
-    #[serde(deserialize_with = "positive")]
-    pub commit_every: Span,
-    #[serde(deserialize_with = "positive")]
-    pub snapshot_every: Span,
 }
 
 /// `[fold]`
@@ -192,12 +183,6 @@ impl Default for Log {
             retention_age: None,
             retention_size: None,
         }
-    }
-}
-
-impl Default for Lake {
-    fn default() -> Self {
-        Self { url: None, commit_every: Span::seconds(10), snapshot_every: Span::seconds(60) }
     }
 }
 

@@ -144,7 +144,7 @@ impl Committer {
         if add.is_empty() && positions.is_empty() {
             return Ok(before);
         }
-        Ok(table.commit(Change { add, remove: Vec::new(), positions, watermarks, operation: "archive" }).await?)
+        Ok(table.commit(Change { add, positions, watermarks, operation: "archive", ..Change::default() }).await?)
     }
 
     /// Writes users, timers, overlay rows and positions in one batch.
@@ -199,8 +199,8 @@ impl Committer {
             add: rewrite.add,
             remove: rewrite.remove,
             positions,
-            watermarks: BTreeMap::new(),
             operation: "rewrite buckets",
+            ..Change::default()
         };
         let snapshot = table.commit(change).await?;
         self.live.set_table(name, snapshot);

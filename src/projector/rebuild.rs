@@ -88,8 +88,8 @@ async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Met
                 add: rewrite.add,
                 remove: rewrite.remove,
                 positions: if more { BTreeMap::new() } else { positions.collect() },
-                watermarks: BTreeMap::new(),
                 operation: "rebuild",
+                ..Change::default()
             };
             generation.table(name).commit(change).await?;
             for keys in rewrite.keys.chunks(100_000) {
