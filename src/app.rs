@@ -20,7 +20,7 @@ use crate::gateway::accounts::AccountsError;
 use crate::gateway::bots::BotsError;
 use crate::gateway::tls::TlsError;
 use crate::gateway::upstream::UpstreamError;
-use crate::lake::{Lake, LakeError};
+use crate::lake::{self, Lake, LakeError};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
 use crate::log::kafka::{self, KafkaLog};
 use crate::log::{EventLog, LogError};
@@ -153,7 +153,18 @@ impl Base {
     }
 
     async fn lake(&self) -> Result<Arc<Lake>, AppError> {
-        Ok(Arc::new(Lake::open(&self.config.lake_url(), self.log.id(), self.log.partitions()).await?))
+        let s3 = &self.config.lake.s3;
+        let location = lake::Location {
+            url: self.config.lake_url(),
+            s3: lake::S3Settings {
+                endpoint: s3.endpoint.as_ref().map(ToString::to_string),
+                region: s3.region.clone(),
+                access_key_id: s3.access_key_id.clone(),
+                secret_access_key: s3.read_secret()?.map(|secret| secret.reveal().to_owned()),
+                virtual_hosted_style: s3.virtual_hosted_style,
+            },
+        };
+        Ok(Arc::new(Lake::open(location, self.log.id(), self.log.partitions()).await?))
     }
 
     fn settings(&self) -> Result<projector::Settings, AppError> {
@@ -215,7 +226,8 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
             };
             let (path, clock) = (dir.path.join("log"), clock.clone());
             let opening = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, options, clock)).await;
-            let opened = opening.map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })?;
+            let opened =
+                opening.map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })?;
             Ok(Arc::new(opened?))
         }
         LogKind::Kafka => {

@@ -71,7 +71,7 @@ pub(super) fn one_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Gate
     }
 }
 
-fn some_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+pub(super) fn some_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
     // What was written instead of a text may be the secret.
     let text = String::deserialize(deserializer).map_err(|_| D::Error::custom("expected a text in quotes"))?;
     Ok(Some(Secret::new(text)))

@@ -106,7 +106,9 @@ impl<'de> Deserialize<'de> for Properties {
             }
             // What was written may be a password, so it is not quoted.
             let value = value.try_into().map_err(|_| {
-                D::Error::custom(format!("`{name}` is neither text, number, true, false, {{ env = … }} nor {{ file = … }}"))
+                D::Error::custom(format!(
+                    "`{name}` is neither text, number, true, false, {{ env = … }} nor {{ file = … }}"
+                ))
             })?;
             let source = match value {
                 Written::Text(text) => TokenSource::Inline(Secret::new(text)),

@@ -30,6 +30,9 @@ pub enum ConfigError {
     /// The key that tokens are stored under cannot be read.
     #[error("the key of [gateway]: {0}")]
     Key(String),
+    /// The key of the object store cannot be read.
+    #[error("the secret access key of [lake.s3]: {0}")]
+    S3(String),
 }
 
 impl Config {
@@ -68,8 +71,9 @@ impl Config {
         variables.sort();
         for (name, value) in variables {
             let holds_token = |account: &Account| matches!(&account.token, TokenSource::Env(own) if *own == name);
-            let holds_secret =
-                config.gateway.key_env.as_ref() == Some(&name) || config.kafka.properties.is_read_from(&name);
+            let holds_secret = [&config.gateway.key_env, &config.lake.s3.secret_access_key_env]
+                .contains(&&Some(name.clone()))
+                || config.kafka.properties.is_read_from(&name);
             if holds_secret || config.accounts.iter().any(holds_token) {
                 continue;
             }
@@ -114,7 +118,9 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
         };
     }
     let reason = refused.map_or_else(String::new, |error| match keys.first() {
-        Some(section) if ["accounts", "gateway", "kafka"].contains(&section.as_str()) => without_quotes(error.message()),
+        Some(section) if ["accounts", "gateway", "kafka", "lake"].contains(&section.as_str()) => {
+            without_quotes(error.message())
+        }
         _ => error.message().to_owned(),
     });
     Err(ConfigError::Variable { name: name.to_owned(), reason })
@@ -161,7 +167,19 @@ mod tests {
     #[test]
     fn the_manual_names_every_setting() {
         let all = toml::to_string(&Config {
-            lake: Lake { url: Some("x".into()), ..Lake::default() },
+            lake: Lake {
+                url: Some("x".into()),
+                s3: S3 {
+                    endpoint: Some(Url::parse("http://x").unwrap()),
+                    region: Some("x".into()),
+                    access_key_id: Some("x".into()),
+                    secret_access_key: Some(Secret::new("x")),
+                    secret_access_key_env: Some("x".into()),
+                    secret_access_key_file: Some("x".into()),
+                    ..S3::default()
+                },
+                ..Lake::default()
+            },
             gateway: Gateway {
                 key: Some(Secret::new("x")),
                 key_env: Some("x".into()),
@@ -208,6 +226,11 @@ mod tests {
             ("[gateway]\nrequests_per_second = -1", ["line 2", "-1"]),
             ("[gateway]\ntls = {cert = \"a\"}", ["line 2", "key"]),
             ("\n[gateway]\nkey = \"a\"\nkey_env = \"b\"", ["line 2", "one of key"]),
+            (
+                "\n[lake.s3]\nsecret_access_key = \"a\"\nsecret_access_key_env = \"b\"",
+                ["line 2", "one of secret_access_key"],
+            ),
+            ("[lake.s3]\nendpoint = \"s3://x\"", ["line 2", "s3://x"]),
         ] {
             let error = parse(text, &[]).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
@@ -265,6 +288,12 @@ mod tests {
         let with_key = parse("[gateway]\nkey = \" hush-key \"", &[]).unwrap();
         assert_eq!(with_key.gateway.read_key().unwrap().unwrap().reveal(), "hush-key");
         assert!(!format!("{with_key:?}").contains("hush") && !toml::to_string(&with_key).unwrap().contains("hush"));
+        let s3 = "[lake.s3]\naccess_key_id = \"id\"\nsecret_access_key_env = \"COUNTERBAT_S3\"";
+        let s3 = parse(s3, &[("COUNTERBAT_S3", "hush")]).unwrap();
+        assert!(s3.lake.s3.read_secret().unwrap_err().to_string().contains("COUNTERBAT_S3 is not set"));
+        let s3 = parse("[lake.s3]\nsecret_access_key = \"hush\"", &[]).unwrap();
+        assert_eq!(s3.lake.s3.read_secret().unwrap().unwrap().reveal(), "hush");
+        assert!(!format!("{s3:?}").contains("hush") && !toml::to_string(&s3).unwrap().contains("hush"));
         let key_env = parse("[gateway]\nkey_env = \"COUNTERBAT_OWN\"", &[("COUNTERBAT_OWN", "hush")]).unwrap();
         assert!(key_env.gateway.read_key().unwrap_err().to_string().contains("COUNTERBAT_OWN is not set"));
         assert!(!format!("{config:?}").contains("hush"));
@@ -276,6 +305,9 @@ mod tests {
             "accounts = [{name=\"a b\", token=\"hush-hush\"}]",
             "[[accounts]]\nname = \"a\"\ntoken = \"x\"\npolicies = \"hush-hush\"",
             "[gateway]\nkey = hush",
+            "[lake.s3]\nsecret_access_key = hush",
+            "[lake.s3]\nsecret_access_key = [\"hush\"]",
+            "[lake.s3]\nendpoint = \"http://hush:hush@x\"",
             "[gateway]\nkey = \"hush",
             "[gateway]\nkey = [\"hush\"]",
             "[gateway]\ntls = {key = [\"hush\"], cert = \"a\"}",

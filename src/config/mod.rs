@@ -7,12 +7,14 @@ mod account;
 mod duration;
 mod gateway;
 mod kafka;
+mod lake;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
 pub use kafka::{Kafka, Properties};
+pub use lake::{Lake, S3};
 pub use load::{ConfigError, DEFAULT_FILE};
 
 use crate::session::policy::Policy;
@@ -40,6 +42,7 @@ pub struct Config {
     pub relay: Relay,
     pub log: Log,
     pub kafka: Kafka,
+    #[serde(deserialize_with = "lake::whole_keys")]
     pub lake: Lake,
     pub fold: Fold,
     pub sql: Sql,
@@ -96,18 +99,6 @@ pub struct Log {
 pub enum LogKind {
     Embedded,
     Kafka,
-}
-
-/// `[lake]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Lake {
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_text")]
-    pub url: Option<String>,
-    #[serde(deserialize_with = "positive")]
-    pub commit_every: Span,
-    #[serde(deserialize_with = "positive")]
-    pub snapshot_every: Span,
 }
 
 /// `[fold]`
@@ -197,12 +188,6 @@ impl Default for Log {
             retention_age: None,
             retention_size: None,
         }
-    }
-}
-
-impl Default for Lake {
-    fn default() -> Self {
-        Self { url: None, commit_every: Span::seconds(10), snapshot_every: Span::seconds(60) }
     }
 }
 

@@ -42,7 +42,8 @@ impl Lake {
                 operation: "adopt generation",
                 ..Change::default()
             };
-            let mut transactions = vec![Transaction::new(&app_id, 1)];
+            let rebuild = i64::from_str_radix(name, 16).unwrap_or(1);
+            let mut transactions = vec![Transaction::new(&app_id, 1), Transaction::new(self.rebuild_app(), rebuild)];
             for (partition, position) in &built.positions {
                 let version = i64::try_from(*position).unwrap_or(i64::MAX);
                 transactions.push(Transaction::new(table.rebuilt_app(*partition), version));
@@ -50,6 +51,16 @@ impl Lake {
             table.commit_with(change, true, transactions).await?;
         }
         Ok(())
+    }
+
+    /// Names the rebuild that the rows come from; 0 where there was none.
+    pub async fn rebuild(&self) -> Result<i64, LakeError> {
+        let rebuild = self.table(TableName::Sessions).transaction(&self.rebuild_app()).await?;
+        Ok(rebuild.unwrap_or(0))
+    }
+
+    fn rebuild_app(&self) -> String {
+        format!("counterbat/{}/rebuild", self.log)
     }
 
     /// By partition, the position before which the rows come from a rebuild, which took in events of any age. Empty when

@@ -6,20 +6,32 @@
 
 pub mod archive;
 pub mod bucket;
+mod catch_up;
+mod commit;
+mod data_file;
 mod event_rows;
 mod generation;
+mod location;
 mod merge;
 pub mod picture;
+mod probe;
 pub mod rows;
+mod s3;
 pub mod schema;
+#[cfg(test)]
+mod shared_tests;
+mod snapshot;
 mod store;
-mod stub;
+#[cfg(test)]
+mod store_tests;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tidy;
 
-pub use table::{Change, Table};
+pub use commit::Change;
+pub use location::{Location, S3Settings};
+pub use table::Table;
 
 use crate::log::LogId;
 use object_store::ObjectStore;
@@ -80,7 +92,7 @@ pub struct FileEntry {
 }
 
 /// A table at one version.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TableSnapshot {
     pub version: u64,
     /// By path.
@@ -89,7 +101,21 @@ pub struct TableSnapshot {
     pub positions: BTreeMap<u32, u64>,
     /// The watermark in ms at that position, by log partition; ticks are not archived, so rows alone do not tell it.
     pub watermarks: BTreeMap<u32, i64>,
+    /// When the record before that position was appended to the log, in µs, by log partition.
     pub appended_us: BTreeMap<u32, i64>,
+    /// How often each log partition was claimed by a process, see [`Lake::claim`]: the newest claimant owns it.
+    pub owners: BTreeMap<u32, i64>,
+}
+
+/// How a commit of this process does not fit what another has committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Clash {
+    #[error("this process claimed it with number {held}, and {} is the newest", found.map_or("none".to_owned(), |found| found.to_string()))]
+    Owner { held: i64, found: Option<i64> },
+    #[error("it is committed up to position {}, and this process was to go on from {}", found.unwrap_or(0), expected.unwrap_or(0))]
+    Position { expected: Option<u64>, found: Option<u64> },
+    #[error("file {0} was replaced")]
+    File(String),
 }
 
 /// Why the tables did not do what was asked.
@@ -98,15 +124,22 @@ pub enum LakeError {
     /// The store refused: no room, no network, no rights. Trying again may help.
     #[error("the tables at {place} cannot be read or written: {reason}")]
     Store { place: String, reason: String },
-    /// Another process committed this partition. It owns the partition now.
-    #[error("partition {partition} of {table} stands at {found:?}, not at {expected:?}: another process commits it")]
-    Conflict { table: &'static str, partition: u32, expected: Option<u64>, found: Option<u64> },
+    /// Another process commits what this one would. Where it concerns a partition, that process owns it now: what this one
+    /// holds of it is to be dropped.
+    #[error("another process has taken over {what}: {clash} in table {table}", what = partition.map_or("the work on this table".to_owned(), |partition| format!("partition {partition}")))]
+    Conflict { table: &'static str, partition: Option<u32>, clash: Clash },
     /// A table has other columns than this program writes.
     #[error("table {table} at {place} has other columns than this program writes: {difference}")]
     Schema { table: &'static str, place: String, difference: String },
     /// The location is of a kind that is not supported.
-    #[error("[lake] url is {0:?}: supported are a path, file:///path and memory:///")]
+    #[error("[lake] url is {0:?}: supported are a path, file:///path, s3://bucket/prefix and memory:///")]
     Location(String),
+    /// The settings of the object store do not fit together, or are incomplete.
+    #[error("the object store at {place} cannot be used: {reason}; see [lake.s3]")]
+    Settings { place: String, reason: String },
+    /// The object store does not keep its word, on which commits rely.
+    #[error("the tables cannot be kept in the object store at {place}: {reason}")]
+    Unfit { place: String, reason: String },
     /// What is in a file or log cannot be understood.
     #[error("the tables are damaged: {0}")]
     Damaged(String),
@@ -130,9 +163,10 @@ pub struct Lake {
 }
 
 impl Lake {
-    /// Opens the tables at `url` (a path, `file://…` or `memory:///`), or makes them, for a log of `partitions` partitions.
-    pub async fn open(url: &str, log: &LogId, partitions: u32) -> Result<Self, LakeError> {
-        Self::open_in(Store::open(url)?, log, partitions, None).await
+    /// Opens the tables, or makes them, for a log of `partitions` partitions. An object store is tried out first:
+    /// [`LakeError::Unfit`] where commits would get lost in it.
+    pub async fn open(location: impl Into<Location>, log: &LogId, partitions: u32) -> Result<Self, LakeError> {
+        Self::open_in(Store::open(&location.into()).await?, log, partitions, None).await
     }
 
     async fn open_in(
@@ -161,7 +195,7 @@ impl Lake {
         self.tables.get(&name).unwrap_or(&self.tables[&TableName::Sessions])
     }
 
-    /// Reads the tables anew from the store.
+    /// Brings the tables up to their newest versions in the store.
     pub async fn refresh(&self) -> Result<(), LakeError> {
         for table in self.tables.values() {
             table.refresh().await?;

@@ -8,15 +8,15 @@ use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use std::path::Path;
 
-fn log_id() -> LogId {
+pub(super) fn log_id() -> LogId {
     LogId("log-1".into())
 }
 
-async fn open(dir: &Path) -> Lake {
+pub(super) async fn open(dir: &Path) -> Lake {
     Lake::open(&dir.display().to_string(), &log_id(), 2).await.unwrap()
 }
 
-fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBatch {
+pub(super) fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBatch {
     let mut rows = EventRows::default();
     for offset in offsets {
         let data = if offset % 3 == 0 { vec![0xff, 0xfe] } else { format!("{{\"n\": {offset}}}").into_bytes() };
@@ -37,7 +37,7 @@ fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBatch {
     rows.finish().unwrap()
 }
 
-async fn archive(lake: &Lake, partition: u32, from: u64, to: u64) -> Result<TableSnapshot, LakeError> {
+pub(super) async fn archive(lake: &Lake, partition: u32, from: u64, to: u64) -> Result<TableSnapshot, LakeError> {
     let add = lake.write_events(vec![events(partition, from..to)]).await?;
     let positions = BTreeMap::from([(partition, ((from > 0).then_some(from), to))]);
     let watermarks = BTreeMap::from([(partition, i64::try_from(to).unwrap())]);
@@ -45,7 +45,7 @@ async fn archive(lake: &Lake, partition: u32, from: u64, to: u64) -> Result<Tabl
     lake.table(TableName::Events).commit(change).await
 }
 
-async fn offsets(lake: &Lake, partition: u32) -> Vec<u64> {
+pub(super) async fn offsets(lake: &Lake, partition: u32) -> Vec<u64> {
     let batches: Vec<RecordBatch> = lake.archive(partition).await.unwrap().try_collect().await.unwrap();
     let mut offsets = Vec::new();
     for batch in batches {
@@ -87,7 +87,7 @@ async fn small_files_are_merged_and_dead_ones_go() {
     assert_eq!((again.positions, again.watermarks), (merged.positions, merged.watermarks));
 }
 
-fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+pub(super) fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -126,7 +126,9 @@ async fn two_writers_never_commit_one_partition_twice() {
     let (one, two) = (open(dir.path()).await, open(dir.path()).await);
     archive(&one, 0, 0, 5).await.unwrap();
     let late = archive(&two, 0, 0, 5).await.unwrap_err();
-    assert!(matches!(late, LakeError::Conflict { partition: 0, expected: None, found: Some(5), .. }), "{late}");
+    let clash = Clash::Position { expected: None, found: Some(5) };
+    assert!(matches!(&late, LakeError::Conflict { partition: Some(0), clash: found, .. } if *found == clash), "{late}");
+    assert!(late.to_string().contains("another process has taken over partition 0"), "{late}");
     assert!(!late.is_transient());
     let other = archive(&two, 1, 0, 3).await.unwrap();
     assert_eq!(other.positions, BTreeMap::from([(0, 5), (1, 3)]), "another partition is nobody else's");
@@ -143,7 +145,7 @@ async fn a_table_of_another_log_or_place_is_told() {
     assert!(error.to_string().contains("ftp://somewhere/"), "{error}");
 }
 
-fn session(n: u8, hour: i64) -> SessionRow {
+pub(super) fn session(n: u8, hour: i64) -> SessionRow {
     SessionRow {
         session_id: [n; 16],
         country: None,

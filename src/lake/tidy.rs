@@ -1,6 +1,6 @@
 //! Hygiene: checkpoints, retention of the Delta log, deletion of files that nobody needs.
 
-use super::table::lock;
+use super::table::{LOG_FOLDER, lock};
 use super::{Lake, LakeError, Table};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -15,8 +15,9 @@ impl Lake {
     /// Merges small files, writes checkpoints, expires the log, deletes dead files. `days_before` is the hour, by
     /// partition, before which rows lie in files of whole days.
     pub async fn tidy(&self, now_ms: i64, days_before: &BTreeMap<u32, i64>) -> Result<(), LakeError> {
-        self.merge_events().await?;
-        self.merge_days(days_before).await?;
+        self.refresh().await?;
+        unless_forestalled(self.merge_events().await)?;
+        unless_forestalled(self.merge_days(days_before).await)?;
         for table in self.tables.values() {
             table.checkpoint().await?;
             table.delete_dead(now_ms, KEEP_MS).await?;
@@ -25,19 +26,53 @@ impl Lake {
     }
 }
 
+/// That another process has merged the same files, or taken over their partition, is no failure.
+fn unless_forestalled(merged: Result<usize, LakeError>) -> Result<(), LakeError> {
+    match merged {
+        Err(error @ LakeError::Conflict { .. }) => {
+            tracing::debug!(%error, "files are merged by another process");
+            Ok(())
+        }
+        merged => merged.map(drop),
+    }
+}
+
 impl Table {
     /// Writes a checkpoint where one is due, and lets go of expired log entries.
     pub(super) async fn checkpoint(&self) -> Result<(), LakeError> {
         let version = self.snapshot().version;
-        if version < lock(&self.checkpointed).saturating_add(CHECKPOINT_EVERY) {
+        let is_due = || version >= lock(&self.checkpointed).saturating_add(CHECKPOINT_EVERY);
+        if is_due() {
+            self.note_checkpoint().await?;
+        }
+        if !is_due() {
             return Ok(());
         }
         let failed = |error: deltalake::DeltaTableError| self.store.failed(&error);
         let table = self.load().await?;
-        deltalake::protocol::checkpoints::create_checkpoint(&table, None).await.map_err(failed)?;
-        self.store.sync_folder(&format!("{}/_delta_log", self.folder)).await?;
+        if let Err(error) = deltalake::protocol::checkpoints::create_checkpoint(&table, None).await {
+            // Another process may have written the same one.
+            self.note_checkpoint().await?;
+            return if is_due() { Err(failed(error)) } else { Ok(()) };
+        }
+        self.store.sync_folder(&format!("{}/{LOG_FOLDER}", self.folder)).await?;
         deltalake::protocol::checkpoints::cleanup_metadata(&table, None).await.map_err(failed)?;
         *lock(&self.checkpointed) = version;
+        Ok(())
+    }
+
+    /// Takes note of the newest checkpoint, whoever wrote it.
+    async fn note_checkpoint(&self) -> Result<(), LakeError> {
+        #[derive(serde::Deserialize)]
+        struct Hint {
+            version: u64,
+        }
+        let hint = self.store.find(&self.object_path(&format!("{LOG_FOLDER}/_last_checkpoint"))).await?;
+        // A hint that cannot be read is none: then a checkpoint is written.
+        if let Some(Hint { version }) = hint.and_then(|hint| serde_json::from_slice(&hint).ok()) {
+            let mut known = lock(&self.checkpointed);
+            *known = version.max(*known);
+        }
         Ok(())
     }
 
@@ -67,6 +102,8 @@ impl Table {
             .try_collect()
             .await
             .map_err(|error: object_store::Error| self.store.failed(&error))?;
+        // After the listing, so that a file which another process committed until then is known to be live.
+        self.refresh().await?;
         let live = self.snapshot().files;
         let mut gone = Vec::new();
         for object in listed {

@@ -231,13 +231,7 @@ impl EventLog for EmbeddedLog {
         wait.await.map_err(|_| gone())?
     }
 
-    async fn read(
-        &self,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Fetched, LogError> {
+    async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
         let unreadable = |reason: String| LogError::Unreadable { partition, offset: from, reason };
         let store = self.shared.store().map_err(|error| unreadable(error.to_string()))?;
         // Bounded by the limits, and mostly from memory: handing it to another thread costs more than it spares.

@@ -102,13 +102,7 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Reads records of a partition from `from` on, at most `max_records` and about `max_bytes` of data. Without records
     /// where `from` is the end, or where what comes next is still on its way: [`EventLog::appended`] tells of it.
-    async fn read(
-        &self,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Fetched, LogError>;
+    async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError>;
 
     /// First offset still held, and the offset the next record will get.
     async fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError>;
@@ -176,11 +170,7 @@ pub trait Group: Send + Sync + 'static {
     async fn store(&self, changes: Vec<StateChange>, positions: Vec<Handed>) -> Result<(), LogError>;
 
     /// Reads the stored changes of a partition, oldest first, until `each` says false; a key may come many times.
-    async fn restore(
-        &self,
-        partition: u32,
-        each: Box<dyn FnMut(StateChange) -> bool + Send>,
-    ) -> Result<(), LogError>;
+    async fn restore(&self, partition: u32, each: Box<dyn FnMut(StateChange) -> bool + Send>) -> Result<(), LogError>;
 }
 
 /// So long nothing may come of what is there.

@@ -151,13 +151,7 @@ impl Store {
         Ok(positions)
     }
 
-    pub fn read(
-        &self,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Fetched, LogError> {
+    pub fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
         let (start, end) = self.bounds(partition);
         if from < start || from > end {
             return Err(LogError::Gone { log: self.id.clone(), partition, wanted: from, start, end });

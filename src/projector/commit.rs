@@ -207,11 +207,8 @@ impl Committer {
         all.extend(changes);
         let marks = || self.workers.keys().map(|partition| (*partition, &self.meta.partitions[*partition as usize]));
         all.extend(marks().map(|(partition, _)| self.meta.handover(partition)));
-        let handed = marks().map(|(partition, mark)| Handed {
-            partition,
-            position: mark.position,
-            basis: mark.basis.clone(),
-        });
+        let handed =
+            marks().map(|(partition, mark)| Handed { partition, position: mark.position, basis: mark.basis.clone() });
         Ok(group.store(all, handed.collect()).await?)
     }
 
@@ -231,7 +228,9 @@ impl Committer {
     /// Rewrites as many of a table's buckets as one commit should take; says whether others are left.
     async fn write_some_buckets(&mut self, name: TableName, all: bool) -> Result<bool, ProjectorError> {
         let status = self.live.status();
-        let own = || self.workers.keys().filter_map(|partition| Some((*partition, status.partitions.get(*partition as usize)?)));
+        let own = || {
+            self.workers.keys().filter_map(|partition| Some((*partition, status.partitions.get(*partition as usize)?)))
+        };
         let watermarks = own().map(|(partition, status)| (partition, status.watermark_ms)).collect();
         let positions: Vec<(u32, u64)> = own().map(|(partition, status)| (partition, status.archived)).collect();
         let started = Instant::now();

@@ -114,8 +114,7 @@ impl Folding {
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
-        let Fetched { records, next, end } =
-            self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
+        let Fetched { records, next, end } = self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
         let lag = end.saturating_sub(next);
         let newest_us = records.last().map(|record| record.appended_at_us);
         let seconds = match newest_us {
@@ -143,4 +142,3 @@ impl Folding {
         Ok(if lag > 0 { Found::More } else { Found::Last })
     }
 }
-

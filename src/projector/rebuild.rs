@@ -35,11 +35,17 @@ pub async fn rebuild(
     remove(&dir)?;
     let state = State::open(&dir, settings.state_bytes())?;
     let plan = Plan { settings: settings.clone(), before: None };
-    let meta = replay(lake, &state, &plan, &|done, total| tell(Progress::Folding { done, total })).await?;
+    let mut meta = replay(lake, &state, &plan, &|done, total| tell(Progress::Folding { done, total })).await?;
     tell(Progress::Writing);
     let name = format!("{:x}", (settings.clock)());
     let generation = Arc::new(lake.generation(&name).await?);
     let written = write(&generation, &state, &settings, &meta).await;
+    // The state is one that the new tables can be gone on with.
+    let rebuild = i64::from_str_radix(&name, 16).unwrap_or(1);
+    meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
+    let mut batch = state.batch();
+    batch.set_meta(&meta);
+    let written = written.and_then(|()| Ok(batch.commit()?));
     drop(state);
     if let Err(error) = written {
         // What is left of it is deleted with other files that nobody committed, if it cannot be now.

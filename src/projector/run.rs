@@ -344,4 +344,3 @@ async fn changed(assignment: Option<&mut watch::Receiver<Assignment>>) {
     }
     std::future::pending().await
 }
-

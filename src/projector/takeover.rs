@@ -4,8 +4,8 @@
 //! (after a rebuild); what was handed over; the archive. Whatever did not come from the hand-over is handed over whole,
 //! so that later changes have something to be changes of.
 
-use super::recover::{Plan, replay_partition};
 use super::rebuild::any_age;
+use super::recover::{Plan, replay_partition};
 use super::{Parts, ProjectorError, live::Live};
 use crate::lake::TableName;
 use crate::log::{EventLog, Group, Handed, StateChange};
@@ -99,8 +99,7 @@ impl TakeOver<'_> {
             failed: Option<StateError>,
         }
         let (state, log_id) = (self.state.clone(), self.parts.settings.log_id.clone());
-        let taking =
-            Arc::new(Mutex::new(Taking { batch: state.batch(), count: 0, mark: None, failed: None }));
+        let taking = Arc::new(Mutex::new(Taking { batch: state.batch(), count: 0, mark: None, failed: None }));
         let shared = taking.clone();
         let each = move |change: StateChange| {
             let mut taking = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,8 +176,7 @@ impl TakeOver<'_> {
             }
             self.group.store(changes, Vec::new()).await?;
         }
-        let gone: Vec<StateChange> =
-            stale.into_iter().map(|key| StateChange { partition, key, value: None }).collect();
+        let gone: Vec<StateChange> = stale.into_iter().map(|key| StateChange { partition, key, value: None }).collect();
         for page in gone.chunks(PAGE) {
             self.group.store(page.to_vec(), Vec::new()).await?;
         }
@@ -210,7 +208,12 @@ impl TakeOver<'_> {
 }
 
 /// Fails where the record that was archived last is another one in this log: then the log is another one.
-async fn same_log(log: &dyn EventLog, partition: u32, archived_to: u64, appended_us: i64) -> Result<(), ProjectorError> {
+async fn same_log(
+    log: &dyn EventLog,
+    partition: u32,
+    archived_to: u64,
+    appended_us: i64,
+) -> Result<(), ProjectorError> {
     let (start, end) = log.bounds(partition).await?;
     let Some(last) = archived_to.checked_sub(1).filter(|last| *last >= start && archived_to <= end) else {
         // Reading on from there says what is missing.

@@ -113,12 +113,7 @@ impl State {
     }
 
     /// Everything of a partition as changes, at most `limit` of them after the key `after`; empty at the end.
-    pub fn changes(
-        &self,
-        partition: u32,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<StateChange>, StateError> {
+    pub fn changes(&self, partition: u32, after: Option<&[u8]>, limit: usize) -> Result<Vec<StateChange>, StateError> {
         let mut changes = Vec::new();
         // In order of the changes' keys: overlay rows of messages, of sessions, then users.
         for table in [Laid::Messages, Laid::Sessions] {

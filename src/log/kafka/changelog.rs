@@ -41,9 +41,8 @@ pub(super) fn write(
 
 fn send(producer: &BaseProducer<Quiet>, topic: &str, changes: &[StateChange]) -> Result<(), KafkaError> {
     for change in changes {
-        let mut record = BaseRecord::to(topic)
-            .partition(i32::try_from(change.partition).unwrap_or(i32::MAX))
-            .key(&change.key[..]);
+        let mut record =
+            BaseRecord::to(topic).partition(i32::try_from(change.partition).unwrap_or(i32::MAX)).key(&change.key[..]);
         if let Some(value) = &change.value {
             record = record.payload(&value[..]);
         }
@@ -66,13 +65,10 @@ pub(super) fn read(
 ) -> Result<(), LogError> {
     let topic = &settings.state_topic;
     let number = i32::try_from(partition).unwrap_or(i32::MAX);
-    let failed = |error: KafkaError| LogError::Unreadable {
-        partition,
-        offset: 0,
-        reason: format!("topic {topic}: {error}"),
-    };
+    let failed =
+        |error: KafkaError| LogError::Unreadable { partition, offset: 0, reason: format!("topic {topic}: {error}") };
     let mut config = settings.consumer();
-    config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("statistics.interval.ms", "0");
+    config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
     config.set("fetch.message.max.bytes", "8000000").set("queued.max.messages.kbytes", "65536");
     let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
     wait_for_transactions(settings, &consumer, number).map_err(failed)?;
@@ -110,7 +106,7 @@ fn wait_for_transactions(
     partition: i32,
 ) -> Result<(), KafkaError> {
     let mut config = settings.consumer();
-    config.set("isolation.level", "read_uncommitted").set("statistics.interval.ms", "0");
+    config.set("isolation.level", "read_uncommitted");
     let asking: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
     let (_, end) = asking.fetch_watermarks(&settings.state_topic, partition, PATIENCE)?;
     let deadline = Instant::now() + OPEN_TRANSACTION;

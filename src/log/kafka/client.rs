@@ -80,7 +80,6 @@ impl Settings {
             ("queued.max.messages.kbytes", "16384"),
             ("fetch.message.max.bytes", "2000000"),
             ("fetch.wait.max.ms", "100"),
-            ("statistics.interval.ms", "1000"),
         ])
     }
 }

@@ -98,13 +98,7 @@ impl Cursors {
     }
 
     /// Reads what has been fetched from `from` on. Blocks for a moment at most.
-    pub fn read(
-        &self,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Fetched, LogError> {
+    pub fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
         let mut cursor = match self.take(partition, from) {
             Some(cursor) => cursor,
             None => self.open(partition, from)?,
@@ -152,8 +146,9 @@ impl Cursors {
     fn open(&self, partition: u32, from: u64) -> Result<Cursor, LogError> {
         let seen = Arc::new(Seen::default());
         let context = Context { partition: i32::try_from(partition).unwrap_or(i32::MAX), seen: seen.clone() };
-        let mut consumer: BaseConsumer<Context> =
-            self.settings.consumer().create_with_context(context).map_err(refused)?;
+        let mut config = self.settings.consumer();
+        config.set("statistics.interval.ms", "1000");
+        let mut consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(refused)?;
         let bump = self.bump.clone();
         consumer.set_nonempty_callback(move || bump.send_modify(|n| *n += 1));
         let mut assignment = TopicPartitionList::new();

@@ -128,14 +128,15 @@ impl KafkaGroup {
     /// Joins the group. `instance` names this process for good: one that starts again under its name breaks off what it
     /// left half done. Blocks.
     pub fn join(settings: &Settings, instance: &str) -> Result<Self, LogError> {
-        let producer = settings.producer();
-        let mut producer = producer.clone();
+        let mut producer = settings.producer();
         producer
             .set("transactional.id", format!("{}-{instance}", settings.state_topic))
             .set("transaction.timeout.ms", TRANSACTION_MS)
             .set("linger.ms", "20");
         let producer: BaseProducer<Quiet> = producer.create_with_context(Quiet).map_err(refused)?;
-        producer.init_transactions(PATIENCE * 3).map_err(|error| changelog::unwritable(&settings.state_topic, &error))?;
+        producer
+            .init_transactions(PATIENCE * 3)
+            .map_err(|error| changelog::unwritable(&settings.state_topic, &error))?;
         let talk = Arc::new(Talk {
             topic: settings.topic.clone(),
             assignment: watch::Sender::new(Assignment::default()),
@@ -148,10 +149,8 @@ impl KafkaGroup {
             .set("auto.offset.reset", "earliest")
             .set("session.timeout.ms", SESSION_MS)
             .set("heartbeat.interval.ms", "1000")
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("statistics.interval.ms", "0");
-        let consumer: BaseConsumer<Member> =
-            config.create_with_context(Member(talk.clone())).map_err(refused)?;
+            .set("partition.assignment.strategy", "cooperative-sticky");
+        let consumer: BaseConsumer<Member> = config.create_with_context(Member(talk.clone())).map_err(refused)?;
         let consumer = Arc::new(consumer);
         let failed = |error: &dyn std::fmt::Display| LogError::Unwritable(format!("group {}: {error}", settings.group));
         consumer.subscribe(&[&settings.topic]).map_err(|error| failed(&error))?;
@@ -163,7 +162,8 @@ impl KafkaGroup {
                 }
             }
         };
-        let polling = std::thread::Builder::new().name("kafka-group".into()).spawn(poll).map_err(|error| failed(&error))?;
+        let polling =
+            std::thread::Builder::new().name("kafka-group".into()).spawn(poll).map_err(|error| failed(&error))?;
         let (settings, producer) = (settings.clone(), Arc::new(producer));
         Ok(Self { settings, talk, consumer, producer, polling: Some(polling) })
     }
@@ -208,8 +208,11 @@ impl Group for KafkaGroup {
         let ask = move || {
             let mut list = TopicPartitionList::new();
             list.add_partition(&topic, i32::try_from(partition).unwrap_or(i32::MAX));
-            let failed =
-                |error: KafkaError| LogError::Unreadable { partition, offset: 0, reason: format!("the group's offset: {error}") };
+            let failed = |error: KafkaError| LogError::Unreadable {
+                partition,
+                offset: 0,
+                reason: format!("the group's offset: {error}"),
+            };
             let list = consumer.committed_offsets(list, PATIENCE * 3).map_err(failed)?;
             Ok(list.elements().first().and_then(|element| match element.offset() {
                 Offset::Offset(position) => {
@@ -237,11 +240,7 @@ impl Group for KafkaGroup {
         written.map_err(|error| LogError::Unwritable(error.to_string()))?
     }
 
-    async fn restore(
-        &self,
-        partition: u32,
-        each: Box<dyn FnMut(StateChange) -> bool + Send>,
-    ) -> Result<(), LogError> {
+    async fn restore(&self, partition: u32, each: Box<dyn FnMut(StateChange) -> bool + Send>) -> Result<(), LogError> {
         let settings = self.settings.clone();
         super::blocking(partition, move || changelog::read(&settings, partition, each)).await
     }

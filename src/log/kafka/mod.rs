@@ -65,8 +65,7 @@ impl KafkaLog {
         drop(topics);
         let producer = settings.producer().create_with_context(Quiet).map_err(refused)?;
         let cursors = Arc::new(Cursors::new(settings.clone(), id.clone())?);
-        let writing =
-            Arc::new(Writing { settings, producer: Mutex::new(producer), acknowledged: Mutex::new(None) });
+        let writing = Arc::new(Writing { settings, producer: Mutex::new(producer), acknowledged: Mutex::new(None) });
         Ok(Self { id, topic, writing, cursors })
     }
 
@@ -204,13 +203,7 @@ impl EventLog for KafkaLog {
         appended
     }
 
-    async fn read(
-        &self,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Fetched, LogError> {
+    async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
         let cursors = self.cursors.clone();
         blocking(partition, move || cursors.read(partition, from, max_records, max_bytes)).await
     }

@@ -3,6 +3,7 @@
 use super::super::LogError;
 use super::client::{PATIENCE, Quiet, Settings, refused};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use std::time::{Duration, Instant};
@@ -45,12 +46,15 @@ pub(super) struct Topic {
 pub(super) struct Topics<'a> {
     pub settings: &'a Settings,
     pub admin: AdminClient<Quiet>,
+    /// Brokers make a topic that a producer or an administrator asks about, but not for a consumer.
+    pub asking: BaseConsumer<Quiet>,
 }
 
 impl<'a> Topics<'a> {
     pub fn new(settings: &'a Settings) -> Result<Self, LogError> {
         let admin = settings.client(&[]).create_with_context(Quiet).map_err(refused)?;
-        Ok(Self { settings, admin })
+        let asking = settings.consumer().create_with_context(Quiet).map_err(refused)?;
+        Ok(Self { settings, admin, asking })
     }
 
     /// Names the cluster: part of the log's id.
@@ -87,14 +91,14 @@ impl<'a> Topics<'a> {
 
     /// How many partitions a topic has; `None` where it is missing.
     fn partitions(&self, name: &str) -> Result<Option<u32>, LogError> {
-        let metadata = self.admin.inner().fetch_metadata(Some(name), PATIENCE);
+        let metadata = self.asking.fetch_metadata(Some(name), PATIENCE);
         let metadata = metadata.map_err(|error| self.unreachable(&error.to_string()))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
         Ok(found.map(|topic: &MetadataTopic| u32::try_from(topic.partitions().len()).unwrap_or(0)))
     }
 
     async fn create(&self, name: &str, purpose: Purpose, partitions: u32) -> Result<u32, LogError> {
-        let metadata = self.admin.inner().fetch_metadata(None, PATIENCE);
+        let metadata = self.asking.fetch_metadata(None, PATIENCE);
         let brokers = metadata.map_err(|error| self.unreachable(&error.to_string()))?.brokers().len();
         let replication = self.settings.replication.map_or(brokers.clamp(1, 3), usize::from);
         // With three copies one broker may be away, and nothing that was acknowledged is lost with another.

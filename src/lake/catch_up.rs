@@ -1,0 +1,115 @@
+//! Taking in what other processes committed: commit by commit where that will do, else the whole table anew.
+
+use super::data_file::{parse_date, span_of};
+use super::snapshot::{Mark, Step};
+use super::table::{LOG_FOLDER, lock};
+use super::{FileEntry, LakeError, Table, TableSnapshot};
+use deltalake::DeltaTable;
+use futures::stream::{StreamExt, TryStreamExt};
+use object_store::path::Path as ObjectPath;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A table that is more versions behind is read whole, from its checkpoint.
+const FAR_BEHIND: usize = 300;
+/// Names of `txn` actions that are looked up at a time, each in a reading of the log of its own.
+const LOOK_UPS: usize = 8;
+
+impl Table {
+    /// Brings the snapshot up to the newest version in the store.
+    pub async fn refresh(&self) -> Result<(), LakeError> {
+        let mut step = Step::from(self.snapshot());
+        for _ in 0..FAR_BEHIND {
+            let version = step.snapshot.version;
+            let Some(commit) = self.store.find(&self.commit_path(version + 1)).await? else {
+                if !self.is_newest(version).await? {
+                    break;
+                }
+                self.take(step);
+                return Ok(());
+            };
+            match step.follow(&commit, &self.log, self.partitions) {
+                Some(next) => step = next,
+                None => return self.load_whole().await,
+            }
+        }
+        self.load_whole().await
+    }
+
+    /// Whether a version that no other follows is the newest. The log of a table is cleaned up from its start, never its
+    /// newest commit: where this one's is gone, those after it are too, and the version after it is long past.
+    pub(super) async fn is_newest(&self, version: u64) -> Result<bool, LakeError> {
+        self.store.exists(&self.commit_path(version)).await
+    }
+
+    pub(super) fn commit_path(&self, version: u64) -> ObjectPath {
+        self.object_path(&format!("{LOG_FOLDER}/{version:020}.json"))
+    }
+
+    /// Takes over a snapshot, unless there is a newer one already.
+    pub(super) fn take(&self, step: Step) -> TableSnapshot {
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        let (mut dead, mut pending) = (lock(&self.dead), lock(&self.pending));
+        dead.extend(step.removed.into_iter().map(|(path, since_ms)| (path, since_ms.unwrap_or(now_ms))));
+        for path in step.added {
+            pending.remove(&path);
+            dead.remove(&path);
+        }
+        let mut current = lock(&self.current);
+        if step.snapshot.version >= current.version {
+            *current = step.snapshot.clone();
+        }
+        step.snapshot
+    }
+
+    /// Reads the table anew from the store, whole.
+    pub(super) async fn load_whole(&self) -> Result<(), LakeError> {
+        let before = self.snapshot();
+        let after = self.read_whole(&self.load().await?).await?;
+        if after.version < before.version {
+            let (name, old, new) = (self.name().as_str(), before.version, after.version);
+            return Err(LakeError::Damaged(format!("table {name} was at version {old} and now is at {new}")));
+        }
+        let gone = before.files.keys().filter(|path| !after.files.contains_key(*path));
+        let removed = gone.map(|path| (path.clone(), None)).collect();
+        self.take(Step { added: after.files.keys().cloned().collect(), removed, snapshot: after });
+        Ok(())
+    }
+
+    /// What a table that was loaded holds.
+    pub(super) async fn read_whole(&self, table: &DeltaTable) -> Result<TableSnapshot, LakeError> {
+        let failed = |error: deltalake::DeltaTableError| self.store.failed(&error);
+        let state = table.snapshot().map_err(failed)?;
+        let mut files = BTreeMap::new();
+        for view in state.log_data() {
+            let path = view.path().into_owned();
+            let date = view.partition_values_map().get("date").cloned().flatten();
+            let entry = FileEntry {
+                span: span_of(&path),
+                date: date.as_deref().and_then(parse_date),
+                size: u64::try_from(view.size()).unwrap_or(0),
+                rows: view.num_records().unwrap_or(0) as u64,
+                stats: view.stats(),
+                path: path.clone(),
+            };
+            files.insert(path, entry);
+        }
+        let log_store = table.log_store();
+        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| (mark, partition)));
+        let look_ups = names.map(|(mark, partition)| {
+            let (app_id, log_store) = (mark.app_id(&self.log, partition), log_store.clone());
+            async move {
+                let value = state.transaction_version(log_store.as_ref(), app_id).await;
+                value.map(|value| value.map(|value| (mark, partition, value)))
+            }
+        });
+        let found: Vec<_> =
+            futures::stream::iter(look_ups).buffer_unordered(LOOK_UPS).try_collect().await.map_err(failed)?;
+        let mut snapshot =
+            TableSnapshot { version: state.version(), files: Arc::new(files), ..TableSnapshot::default() };
+        for (mark, partition, value) in found.into_iter().flatten() {
+            snapshot.mark(mark, partition, value);
+        }
+        Ok(snapshot)
+    }
+}
