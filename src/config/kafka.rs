@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What the log's promises rest on, so nobody else may set it.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -20,6 +20,7 @@ const OURS: [&str; 14] = [
     "group.id",
     "group.protocol",
     "isolation.level",
+    "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
     "statistics.interval.ms",

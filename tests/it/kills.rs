@@ -4,6 +4,7 @@
 
 use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, Random, history, lines, tick_line};
 use super::harness::{Home, Tables, kill_after};
+use super::viber::{is_long, number, seed};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,13 +16,12 @@ struct Size {
 }
 
 fn size() -> Size {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let long = number("TEST_LONG") == Some(1);
+    let long = is_long();
     let events = number("TEST_EVENTS").unwrap_or(if long { 1_000_000 } else { 60_000 }) as usize;
     let kills = if long { 10 } else { 4 };
     // The moments of the kills are random anyway; the seed is printed so that the history can be made again.
-    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    println!("seed {seed}, {events} events");
+    let seed = seed();
+    println!("{events} events");
     Size { events, import_kills: kills, serve_kills: kills, seed }
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod disk;
 mod double;
 mod faults;
+mod fire;
 mod firekills;
 mod generate;
 mod golden;

@@ -22,10 +22,14 @@ pub const BOT: &str = "bot1";
 
 /// A seed from `TEST_SEED`, else any; printed, so that a run can be made again.
 pub fn seed() -> u64 {
-    let given = std::env::var("TEST_SEED").ok().map(|text| text.parse().expect("TEST_SEED is a number"));
-    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = number("TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
     seed
+}
+
+/// The number that an environment variable sets.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
 /// Whether there is time for the long form.

@@ -145,11 +145,12 @@ impl KafkaGroup {
             leaving: AtomicBool::new(false),
         });
         let mut config = settings.consumer();
-        config
-            .set("auto.offset.reset", "earliest")
-            .set("session.timeout.ms", SESSION_MS)
-            .set("heartbeat.interval.ms", "1000")
-            .set("partition.assignment.strategy", "cooperative-sticky");
+        config.set("auto.offset.reset", "earliest").set("partition.assignment.strategy", "cooperative-sticky");
+        for (name, value) in [("session.timeout.ms", SESSION_MS), ("heartbeat.interval.ms", "1000")] {
+            if !settings.properties.iter().any(|(own, _)| own == name) {
+                config.set(name, value);
+            }
+        }
         let consumer: BaseConsumer<Member> = config.create_with_context(Member(talk.clone())).map_err(refused)?;
         let consumer = Arc::new(consumer);
         let failed = |error: &dyn std::fmt::Display| LogError::Unwritable(format!("group {}: {error}", settings.group));
