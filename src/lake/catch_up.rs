@@ -1,5 +1,6 @@
 //! Taking in what other processes committed: commit by commit where that will do, else the whole table anew.
 
+use super::commit::fingerprint;
 use super::data_file::{parse_date, span_of};
 use super::snapshot::{Mark, Step};
 use super::table::{LOG_FOLDER, lock};
@@ -18,7 +19,13 @@ const LOOK_UPS: usize = 8;
 impl Table {
     /// Brings the snapshot up to the newest version in the store.
     pub async fn refresh(&self) -> Result<(), LakeError> {
+        self.follow().await.map(drop)
+    }
+
+    /// [`Table::refresh`]; says whether a commit of this process was found that had no answer.
+    pub(super) async fn follow(&self) -> Result<bool, LakeError> {
         let mut step = Step::from(self.snapshot());
+        let mut found_own = false;
         for _ in 0..FAR_BEHIND {
             let version = step.snapshot.version;
             let Some(commit) = self.store.find(&self.commit_path(version + 1)).await? else {
@@ -26,14 +33,16 @@ impl Table {
                     break;
                 }
                 self.take(step);
-                return Ok(());
+                return Ok(found_own);
             };
+            found_own |= lock(&self.unanswered).remove(&fingerprint(&commit));
             match step.follow(&commit, &self.log, self.partitions) {
                 Some(next) => step = next,
-                None => return self.load_whole().await,
+                None => break,
             }
         }
-        self.load_whole().await
+        self.load_whole().await?;
+        Ok(found_own)
     }
 
     /// Whether a version that no other follows is the newest. The log of a table is cleaned up from its start, never its

@@ -37,6 +37,8 @@ pub struct Table {
     foreign_log: Option<String>,
     /// One commit at a time.
     pub(super) committing: tokio::sync::Mutex<()>,
+    /// Commits that failed without an answer: they may have been written, or still be.
+    pub(super) unanswered: Mutex<HashSet<u64>>,
     /// By partition, the owner number that this process committed; none is looked at for a partition that is not there.
     pub(super) held: Mutex<BTreeMap<u32, i64>>,
     /// Files written but not committed yet: no orphans.
@@ -68,6 +70,7 @@ impl Table {
             current: Mutex::default(),
             foreign_log: None,
             committing: tokio::sync::Mutex::new(()),
+            unanswered: Mutex::default(),
             held: Mutex::default(),
             pending: Mutex::default(),
             dead: Mutex::default(),
