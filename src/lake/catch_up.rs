@@ -6,15 +6,12 @@ use super::snapshot::{Mark, Step};
 use super::table::{LOG_FOLDER, lock};
 use super::{FileEntry, LakeError, Table, TableSnapshot};
 use deltalake::DeltaTable;
-use futures::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A table that is more versions behind is read whole, from its checkpoint.
 const FAR_BEHIND: usize = 300;
-/// Names of `txn` actions that are looked up at a time, each in a reading of the log of its own.
-const LOOK_UPS: usize = 8;
 
 impl Table {
     /// Brings the snapshot up to the newest version in the store.
@@ -103,21 +100,13 @@ impl Table {
             };
             files.insert(path, entry);
         }
-        let log_store = table.log_store();
-        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| (mark, partition)));
-        let look_ups = names.map(|(mark, partition)| {
-            let (app_id, log_store) = (mark.app_id(&self.log, partition), log_store.clone());
-            async move {
-                let value = state.transaction_version(log_store.as_ref(), app_id).await;
-                value.map(|value| value.map(|value| (mark, partition, value)))
-            }
-        });
-        let found: Vec<_> =
-            futures::stream::iter(look_ups).buffer_unordered(LOOK_UPS).try_collect().await.map_err(failed)?;
         let mut snapshot =
             TableSnapshot { version: state.version(), files: Arc::new(files), ..TableSnapshot::default() };
-        for (mark, partition, value) in found.into_iter().flatten() {
-            snapshot.mark(mark, partition, value);
+        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| mark.app_id(&self.log, partition)));
+        for (app_id, value) in self.values(table, names.collect()).await? {
+            if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
+                snapshot.mark(mark, partition, value);
+            }
         }
         Ok(snapshot)
     }

@@ -68,7 +68,11 @@ impl ObjectStore for Faulty {
             }
             Fault::AnswersBroken => {
                 let answer = self.inner.put_opts(path, payload, options).await;
-                if nth % 2 == 0 { Err(Error::Generic { store: "faulty", source: "cut".into() }) } else { answer }
+                if nth.is_multiple_of(2) {
+                    Err(Error::Generic { store: "faulty", source: "cut".into() })
+                } else {
+                    answer
+                }
             }
             Fault::CommitsUnanswered => {
                 let answer = self.inner.put_opts(path, payload, options).await?;

@@ -104,14 +104,6 @@ impl Table {
         Ok(table)
     }
 
-    /// The version of the application transaction of that name that was committed last.
-    pub(super) async fn transaction(&self, app_id: &str) -> Result<Option<i64>, LakeError> {
-        let table = self.load().await?;
-        let state = table.snapshot().map_err(|error| self.store.failed(&error))?;
-        let version = state.transaction_version(table.log_store().as_ref(), app_id).await;
-        version.map_err(|error| self.store.failed(&error))
-    }
-
     fn check(&self, table: &DeltaTable) -> Result<Option<String>, LakeError> {
         let state = table.snapshot().map_err(|error| self.store.failed(&error))?;
         let ours = delta_schema(self.name).map_err(|error| LakeError::Damaged(error.to_string()))?;
