@@ -1,24 +1,28 @@
 //! Taking in what other processes committed: commit by commit where that will do, else the whole table anew.
 
+use super::commit::fingerprint;
 use super::data_file::{parse_date, span_of};
 use super::snapshot::{Mark, Step};
 use super::table::{LOG_FOLDER, lock};
 use super::{FileEntry, LakeError, Table, TableSnapshot};
 use deltalake::DeltaTable;
-use futures::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A table that is more versions behind is read whole, from its checkpoint.
 const FAR_BEHIND: usize = 300;
-/// Names of `txn` actions that are looked up at a time, each in a reading of the log of its own.
-const LOOK_UPS: usize = 8;
 
 impl Table {
     /// Brings the snapshot up to the newest version in the store.
     pub async fn refresh(&self) -> Result<(), LakeError> {
+        self.follow().await.map(drop)
+    }
+
+    /// [`Table::refresh`]; says whether a commit of this process was found that had no answer.
+    pub(super) async fn follow(&self) -> Result<bool, LakeError> {
         let mut step = Step::from(self.snapshot());
+        let mut found_own = false;
         for _ in 0..FAR_BEHIND {
             let version = step.snapshot.version;
             let Some(commit) = self.store.find(&self.commit_path(version + 1)).await? else {
@@ -26,14 +30,16 @@ impl Table {
                     break;
                 }
                 self.take(step);
-                return Ok(());
+                return Ok(found_own);
             };
+            found_own |= lock(&self.unanswered).remove(&fingerprint(&commit));
             match step.follow(&commit, &self.log, self.partitions) {
                 Some(next) => step = next,
-                None => return self.load_whole().await,
+                None => break,
             }
         }
-        self.load_whole().await
+        self.load_whole().await?;
+        Ok(found_own)
     }
 
     /// Whether a version that no other follows is the newest. The log of a table is cleaned up from its start, never its
@@ -94,21 +100,13 @@ impl Table {
             };
             files.insert(path, entry);
         }
-        let log_store = table.log_store();
-        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| (mark, partition)));
-        let look_ups = names.map(|(mark, partition)| {
-            let (app_id, log_store) = (mark.app_id(&self.log, partition), log_store.clone());
-            async move {
-                let value = state.transaction_version(log_store.as_ref(), app_id).await;
-                value.map(|value| value.map(|value| (mark, partition, value)))
-            }
-        });
-        let found: Vec<_> =
-            futures::stream::iter(look_ups).buffer_unordered(LOOK_UPS).try_collect().await.map_err(failed)?;
         let mut snapshot =
             TableSnapshot { version: state.version(), files: Arc::new(files), ..TableSnapshot::default() };
-        for (mark, partition, value) in found.into_iter().flatten() {
-            snapshot.mark(mark, partition, value);
+        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| mark.app_id(&self.log, partition)));
+        for (app_id, value) in self.values(table, names.collect()).await? {
+            if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
+                snapshot.mark(mark, partition, value);
+            }
         }
         Ok(snapshot)
     }

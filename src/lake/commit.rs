@@ -13,6 +13,7 @@ use deltalake::kernel::transaction::CommitData;
 use deltalake::kernel::{Action, Add, Remove, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// How often a commit is tried on the next version when others take the names.
 const TRIES: usize = 20;
@@ -115,9 +116,17 @@ impl Table {
         for _ in 0..TRIES {
             let base = self.snapshot();
             let (commit, old, new) = (bytes(&base)?, base.version, base.version + 1);
-            match self.store.create(&self.commit_path(new), commit.clone()).await? {
-                Created::Exists => self.refresh().await?,
-                Created::Yes if self.is_newest(old).await? => {
+            let unanswered = |error| {
+                lock(&self.unanswered).insert(fingerprint(&commit));
+                error
+            };
+            match self.store.create(&self.commit_path(new), commit.clone()).await.map_err(unanswered)? {
+                // What the caller expects of the tables is from before that.
+                Created::Exists if self.follow().await? => {
+                    return Err(self.store.failed(&"a commit that had failed has arrived after all"));
+                }
+                Created::Exists => {}
+                Created::Yes if self.is_newest(old).await.map_err(unanswered)? => {
                     let step = Step::from(base).follow(&commit, &self.log, self.partitions);
                     let step = step.ok_or_else(|| LakeError::Damaged("a commit of its own".to_owned()))?;
                     return Ok(self.take(step));
@@ -170,6 +179,13 @@ impl Table {
         let all = positions.chain(watermarks).chain(appended);
         all.map(|(mark, partition, value)| self.transaction_of(mark, partition, value)).collect()
     }
+}
+
+/// What a commit is known by.
+pub(super) fn fingerprint(commit: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    commit.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The commit, as the Delta protocol asks for it. No two have the same bytes.

@@ -28,7 +28,7 @@ impl Lake {
         let app_id = format!("counterbat/{}/generation/{name}", self.log);
         for table_name in [TableName::Messages, TableName::Sessions] {
             let table = self.table(table_name);
-            if table.transaction(&app_id).await?.is_some() {
+            if table.values(&table.load().await?, [app_id.clone()].into()).await?.contains_key(&app_id) {
                 continue;
             }
             let built = generation.table(table_name).snapshot();
@@ -67,13 +67,10 @@ impl Lake {
     /// there was none.
     pub async fn rebuilt_to(&self) -> Result<BTreeMap<u32, u64>, LakeError> {
         let table = self.table(TableName::Sessions);
-        let mut positions = BTreeMap::new();
-        for partition in 0..self.partitions {
-            if let Some(version) = table.transaction(&table.rebuilt_app(partition)).await? {
-                positions.insert(partition, u64::try_from(version).unwrap_or(0));
-            }
-        }
-        Ok(positions)
+        let app_ids: BTreeMap<u32, String> = (0..self.partitions).map(|p| (p, table.rebuilt_app(p))).collect();
+        let values = table.values(&table.load().await?, app_ids.values().cloned().collect()).await?;
+        let position = |app_id: &String| values.get(app_id).map(|version| u64::try_from(*version).unwrap_or(0));
+        Ok(app_ids.iter().filter_map(|(partition, app_id)| Some((*partition, position(app_id)?))).collect())
     }
 
     /// Removes a generation's files. Not for one that was adopted.

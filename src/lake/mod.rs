@@ -28,6 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod transactions;
 
 pub use commit::Change;
 pub use location::{Location, S3Settings};

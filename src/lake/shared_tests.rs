@@ -176,6 +176,16 @@ async fn a_checkpoint_of_another_process_will_do() {
     let first = written();
     two.table(TableName::Events).checkpoint().await.unwrap();
     assert_eq!(written(), first);
+    archive(&one, 1, 0, 1).await.unwrap();
+    let table = one.table(TableName::Events);
+    let (loaded, version) = (table.load().await.unwrap(), table.snapshot().version);
+    let values = table.all_values(version).await.unwrap().unwrap();
+    assert_eq!(values.len(), 4, "those of the checkpoint, and those after it");
+    for (app_id, value) in values {
+        let state = loaded.snapshot().unwrap();
+        let found = state.transaction_version(loaded.log_store().as_ref(), app_id).await.unwrap();
+        assert_eq!(found, Some(value));
+    }
     two.tidy(0, &BTreeMap::new()).await.unwrap();
     one.tidy(0, &BTreeMap::new()).await.unwrap();
     assert_same(&one, dir.path()).await;

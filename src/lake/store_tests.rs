@@ -21,6 +21,8 @@ enum Fault {
     AnswersLost,
     /// The answer to a conditional write that was carried out is an error, every other time.
     AnswersBroken,
+    /// A commit is written, and the answer is an error that is not worth another try.
+    CommitsUnanswered,
     /// Conditions are not looked at.
     NoConditions,
     /// Writes are not to be seen.
@@ -29,14 +31,18 @@ enum Fault {
 
 #[derive(Debug)]
 struct Faulty {
-    inner: InMemory,
+    inner: Arc<dyn ObjectStore>,
     fault: Fault,
     writes: AtomicUsize,
 }
 
 impl Faulty {
     fn store(fault: Fault) -> Store {
-        let faulty = Faulty { inner: InMemory::new(), fault, writes: AtomicUsize::new(0) };
+        Self::over(Arc::new(InMemory::new()), fault)
+    }
+
+    fn over(inner: Arc<dyn ObjectStore>, fault: Fault) -> Store {
+        let faulty = Faulty { inner, fault, writes: AtomicUsize::new(0) };
         Store::over(Arc::new(faulty), Url::parse("memory:///").unwrap())
     }
 }
@@ -62,7 +68,18 @@ impl ObjectStore for Faulty {
             }
             Fault::AnswersBroken => {
                 let answer = self.inner.put_opts(path, payload, options).await;
-                if nth % 2 == 0 { Err(Error::Generic { store: "faulty", source: "cut".into() }) } else { answer }
+                if nth.is_multiple_of(2) {
+                    Err(Error::Generic { store: "faulty", source: "cut".into() })
+                } else {
+                    answer
+                }
+            }
+            Fault::CommitsUnanswered => {
+                let answer = self.inner.put_opts(path, payload, options).await?;
+                if !path.as_ref().ends_with(".json") {
+                    return Ok(answer);
+                }
+                Err(Error::PermissionDenied { path: path.to_string(), source: "cut".into() })
             }
             Fault::NoConditions => {
                 self.inner.put_opts(path, payload, PutOptions { mode: PutMode::Overwrite, ..options }).await
@@ -153,6 +170,23 @@ async fn commits_survive_lost_answers() {
         assert_eq!((found.files.len(), found.version), (10, 12), "each was committed once");
         assert_eq!(offsets(&whole, 0).await, (0..5).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_failed_and_arrived_is_no_other_process() {
+    let log = log_id();
+    let lake = Lake::open_in(Store::in_memory().unwrap(), &log, 2, None).await.unwrap();
+    let (_, inner) = lake.object_store();
+    let lake = Lake::open_in(Faulty::over(inner, Fault::CommitsUnanswered), &log, 2, None).await.unwrap();
+    assert!(archive(&lake, 0, 0, 5).await.unwrap_err().is_transient());
+    let error = archive(&lake, 0, 0, 5).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(lake.table(TableName::Events).snapshot().positions, BTreeMap::from([(0, 5)]));
+    assert!(archive(&lake, 0, 5, 6).await.is_err());
+    lake.refresh().await.unwrap();
+    assert_eq!(offsets(&lake, 0).await, (0..6).collect::<Vec<_>>());
+    let late = archive(&lake, 0, 5, 6).await.unwrap_err();
+    assert!(!late.is_transient(), "{late}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,8 @@ pub struct Table {
     foreign_log: Option<String>,
     /// One commit at a time.
     pub(super) committing: tokio::sync::Mutex<()>,
+    /// Commits that failed without an answer: they may have been written, or still be.
+    pub(super) unanswered: Mutex<HashSet<u64>>,
     /// By partition, the owner number that this process committed; none is looked at for a partition that is not there.
     pub(super) held: Mutex<BTreeMap<u32, i64>>,
     /// Files written but not committed yet: no orphans.
@@ -68,6 +70,7 @@ impl Table {
             current: Mutex::default(),
             foreign_log: None,
             committing: tokio::sync::Mutex::new(()),
+            unanswered: Mutex::default(),
             held: Mutex::default(),
             pending: Mutex::default(),
             dead: Mutex::default(),
@@ -99,14 +102,6 @@ impl Table {
         let mut table = delta(&self.store, &self.folder)?;
         table.load().await.map_err(|error| self.store.failed(&error))?;
         Ok(table)
-    }
-
-    /// The version of the application transaction of that name that was committed last.
-    pub(super) async fn transaction(&self, app_id: &str) -> Result<Option<i64>, LakeError> {
-        let table = self.load().await?;
-        let state = table.snapshot().map_err(|error| self.store.failed(&error))?;
-        let version = state.transaction_version(table.log_store().as_ref(), app_id).await;
-        version.map_err(|error| self.store.failed(&error))
     }
 
     fn check(&self, table: &DeltaTable) -> Result<Option<String>, LakeError> {

@@ -61,15 +61,8 @@ impl Table {
         Ok(())
     }
 
-    /// Takes note of the newest checkpoint, whoever wrote it.
     async fn note_checkpoint(&self) -> Result<(), LakeError> {
-        #[derive(serde::Deserialize)]
-        struct Hint {
-            version: u64,
-        }
-        let hint = self.store.find(&self.object_path(&format!("{LOG_FOLDER}/_last_checkpoint"))).await?;
-        // A hint that cannot be read is none: then a checkpoint is written.
-        if let Some(Hint { version }) = hint.and_then(|hint| serde_json::from_slice(&hint).ok()) {
+        if let Some(version) = self.last_checkpoint().await? {
             let mut known = lock(&self.checkpointed);
             *known = version.max(*known);
         }
