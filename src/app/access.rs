@@ -2,7 +2,7 @@
 
 use super::serve::open_gateway;
 use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
-use crate::config::Config;
+use crate::config::{Config, LogKind};
 use crate::durable_file;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
@@ -132,11 +132,20 @@ impl Offline {
     pub async fn rebuild(self, tell: impl Fn(Progress) + Sync) -> Result<(), AppError> {
         let projector = self.start_projector().await?;
         projector.wait_committed(&self.log_ends().await?).await?;
+        let owned = projector.status().owned().len();
+        if owned < self.base.log.partitions() as usize {
+            let reason = format!("other processes fold all but {owned} of the partitions: stop them first");
+            return Err(AppError::Failed { what: "the rebuild", reason });
+        }
         if let Some(running) = self.running.lock().await.take() {
             running.stop().await?;
         }
         drop(projector);
         let lake = self.base.lake().await?;
+        if self.base.config.log.kind == LogKind::Kafka {
+            // Whoever starts meanwhile takes over, and then this one changes nothing.
+            lake.claim(&(0..self.base.log.partitions()).collect::<Vec<_>>()).await?;
+        }
         projector::rebuild(&lake, &self.base.dir.path, self.base.settings()?, tell).await?;
         Ok(())
     }

@@ -55,8 +55,9 @@ impl Lake {
 
     /// Names the rebuild that the rows come from; 0 where there was none.
     pub async fn rebuild(&self) -> Result<i64, LakeError> {
-        let rebuild = self.table(TableName::Sessions).transaction(&self.rebuild_app()).await?;
-        Ok(rebuild.unwrap_or(0))
+        let (table, app_id) = (self.table(TableName::Sessions), self.rebuild_app());
+        let values = table.values(&table.load().await?, [app_id.clone()].into()).await?;
+        Ok(values.get(&app_id).copied().unwrap_or(0))
     }
 
     fn rebuild_app(&self) -> String {

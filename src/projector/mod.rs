@@ -70,7 +70,7 @@ impl ProjectorError {
             ProjectorError::Log(error) => error.is_transient(),
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
-            ProjectorError::State(StateError::Io { .. }) | ProjectorError::Lost => true,
+            ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) | ProjectorError::Lost => true,
             _ => false,
         }
     }

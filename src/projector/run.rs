@@ -18,7 +18,7 @@ use futures::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 /// How a run ended well.
@@ -48,6 +48,8 @@ pub(super) async fn supervise(
         let error = match turn(&parts, &live, &mut inbox, &mut shared).await {
             Ok(Ended::Stopped) => return Ok(()),
             Ok(Ended::Reassigned) => {
+                let joining = Status { joining: true, ..live.status() };
+                live.reset(None, tables(&parts.lake), joining);
                 pause = PAUSE;
                 continue;
             }
@@ -210,7 +212,7 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Meta), Pro
     let settings = &parts.settings;
     let dir = parts.data_dir.join("state");
     let archived = parts.lake.table(TableName::Events).snapshot();
-    let (mut state, mut meta) = open_state(&dir, settings)?;
+    let (mut state, mut meta) = open_state(&dir, settings).await?;
     let ahead = |meta: &Meta| {
         (0u32..).zip(&meta.partitions).any(|(p, mark)| mark.position > archived.positions.get(&p).copied().unwrap_or(0))
     };
@@ -219,7 +221,7 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Meta), Pro
         drop(state);
         recover::discard(&parts.data_dir)?;
         recover::recover(parts, live).await?;
-        (state, meta) = open_state(&dir, settings)?;
+        (state, meta) = open_state(&dir, settings).await?;
     }
     let mut meta = meta.unwrap_or_else(|| new_meta(settings));
     if meta.log_id != settings.log_id {
@@ -238,7 +240,7 @@ async fn taken_over(
     partitions: &[u32],
 ) -> Result<(State, Meta), ProjectorError> {
     let settings = &parts.settings;
-    let (state, meta) = open_state(&parts.data_dir.join("state"), settings)?;
+    let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;
     // What another log has left here is of no use, and all of this one is to be had elsewhere.
     let meta = meta.filter(|meta| meta.log_id == settings.log_id).unwrap_or_else(|| new_meta(settings));
     let mut meta = Meta { format: FORMAT, ..meta };
@@ -253,8 +255,18 @@ fn new_meta(settings: &Settings) -> Meta {
     Meta { format: FORMAT, log_id: settings.log_id.clone(), ..Meta::default() }
 }
 
-fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
-    let state = State::open(dir, settings.state_bytes())?;
+/// Opens the state once the run and the queries before have let go of it.
+async fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let began = Instant::now();
+    let state = loop {
+        match State::open(dir, settings.state_bytes()) {
+            Err(StateError::Busy { .. }) if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => break opened?,
+        }
+    };
     let meta = state.meta()?;
     Ok((state, meta))
 }

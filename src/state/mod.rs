@@ -24,6 +24,9 @@ pub enum StateError {
     /// The disk refused; trying again when it has room or is back may help.
     #[error("the state in {path} cannot be read or written: {reason}")]
     Io { path: String, reason: String },
+    /// Somebody still reads it; a moment later it can be opened.
+    #[error("the state in {path} is still open elsewhere")]
+    Busy { path: String },
     /// What is there cannot be understood. It can be rebuilt from `events`.
     #[error("the state in {path} is damaged: {reason}")]
     Damaged { path: String, reason: String },
@@ -103,7 +106,7 @@ impl State {
     pub fn open(dir: &Path, memory_bytes: u64) -> Result<Self, StateError> {
         let damaged = |error: fjall::Error| match error {
             fjall::Error::Io(error) => io_error(dir, &error.to_string()),
-            fjall::Error::Locked => io_error(dir, "it is still open elsewhere"),
+            fjall::Error::Locked => StateError::Busy { path: dir.display().to_string() },
             error => StateError::Damaged { path: dir.display().to_string(), reason: error.to_string() },
         };
         let buffers = (memory_bytes / 2).max(16 << 20);

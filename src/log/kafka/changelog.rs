@@ -5,7 +5,7 @@ use super::client::{PATIENCE, Quiet, Settings, refused};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const OPEN_TRANSACTION: Duration = Duration::from_secs(60);
 /// A broker that says nothing for so long is away.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Where the producer's queue is full, so long is waited before the next try.
+const QUEUE_FULL: Duration = Duration::from_millis(5);
 const POLL: Duration = Duration::from_millis(100);
 
 pub(super) fn unwritable(topic: &str, error: &KafkaError) -> LogError {
@@ -21,7 +23,7 @@ pub(super) fn unwritable(topic: &str, error: &KafkaError) -> LogError {
 
 /// Writes changes as one transaction, closed by `offsets`. What fails is broken off, whole. Blocks.
 pub(super) fn write(
-    producer: &BaseProducer<Quiet>,
+    producer: &ThreadedProducer<Quiet>,
     topic: &str,
     changes: &[StateChange],
     offsets: impl FnOnce() -> Result<(), KafkaError>,
@@ -39,7 +41,7 @@ pub(super) fn write(
     written
 }
 
-fn send(producer: &BaseProducer<Quiet>, topic: &str, changes: &[StateChange]) -> Result<(), KafkaError> {
+fn send(producer: &ThreadedProducer<Quiet>, topic: &str, changes: &[StateChange]) -> Result<(), KafkaError> {
     for change in changes {
         let mut record =
             BaseRecord::to(topic).partition(i32::try_from(change.partition).unwrap_or(i32::MAX)).key(&change.key[..]);
@@ -48,7 +50,7 @@ fn send(producer: &BaseProducer<Quiet>, topic: &str, changes: &[StateChange]) ->
         }
         let mut sent = producer.send(record);
         while let Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record)) = sent {
-            producer.poll(POLL);
+            std::thread::sleep(QUEUE_FULL);
             sent = producer.send(record);
         }
         sent.map_err(|(error, _)| error)?;

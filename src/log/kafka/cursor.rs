@@ -110,7 +110,7 @@ impl Cursors {
                 Ok(fetched)
             }
             Err(error) => {
-                drop(cursor);
+                close(vec![cursor]);
                 Err(self.explain(partition, from, &error))
             }
         }
@@ -137,10 +137,7 @@ impl Cursors {
         let fresh = cursors.iter().take(KEPT).take_while(|cursor| cursor.used.elapsed() < IDLE).count();
         let old = cursors.split_off(fresh);
         drop(idle);
-        // Closing one waits for its broker.
-        if !old.is_empty() {
-            std::thread::spawn(move || drop(old));
-        }
+        close(old);
     }
 
     fn open(&self, partition: u32, from: u64) -> Result<Cursor, LogError> {
@@ -186,6 +183,13 @@ impl Cursors {
         let found = self.asking.fetch_watermarks(&self.settings.topic, number, PATIENCE);
         let (start, end) = found.map_err(|error| self.unreadable(partition, 0, error.to_string()))?;
         Ok((u64::try_from(start).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
+    }
+}
+
+/// Lets cursors go on a thread of its own: closing one waits for its broker.
+fn close(cursors: Vec<Cursor>) {
+    if !cursors.is_empty() {
+        std::thread::spawn(move || drop(cursors));
     }
 }
 

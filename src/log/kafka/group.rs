@@ -12,7 +12,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +120,9 @@ pub struct KafkaGroup {
     settings: Settings,
     talk: Arc<Talk>,
     consumer: Arc<BaseConsumer<Member>>,
-    producer: Arc<BaseProducer<Quiet>>,
+    /// The producer of the transactions; none after one has failed, for what state it is in then is hard to say.
+    producer: Arc<Mutex<Option<ThreadedProducer<Quiet>>>>,
+    instance: String,
     polling: Option<JoinHandle<()>>,
 }
 
@@ -128,15 +130,7 @@ impl KafkaGroup {
     /// Joins the group. `instance` names this process for good: one that starts again under its name breaks off what it
     /// left half done. Blocks.
     pub fn join(settings: &Settings, instance: &str) -> Result<Self, LogError> {
-        let mut producer = settings.producer();
-        producer
-            .set("transactional.id", format!("{}-{instance}", settings.state_topic))
-            .set("transaction.timeout.ms", TRANSACTION_MS)
-            .set("linger.ms", "20");
-        let producer: BaseProducer<Quiet> = producer.create_with_context(Quiet).map_err(refused)?;
-        producer
-            .init_transactions(PATIENCE * 3)
-            .map_err(|error| changelog::unwritable(&settings.state_topic, &error))?;
+        let producer = open_producer(settings, instance)?;
         let talk = Arc::new(Talk {
             topic: settings.topic.clone(),
             assignment: watch::Sender::new(Assignment::default()),
@@ -165,8 +159,14 @@ impl KafkaGroup {
         };
         let polling =
             std::thread::Builder::new().name("kafka-group".into()).spawn(poll).map_err(|error| failed(&error))?;
-        let (settings, producer) = (settings.clone(), Arc::new(producer));
-        Ok(Self { settings, talk, consumer, producer, polling: Some(polling) })
+        Ok(Self {
+            settings: settings.clone(),
+            talk,
+            consumer,
+            producer: Arc::new(Mutex::new(Some(producer))),
+            instance: instance.to_owned(),
+            polling: Some(polling),
+        })
     }
 
     fn offsets(&self, positions: &[Handed]) -> Result<TopicPartitionList, KafkaError> {
@@ -182,10 +182,26 @@ impl KafkaGroup {
     }
 }
 
+/// A producer of transactions. What its namesake before it has left open is broken off.
+fn open_producer(settings: &Settings, instance: &str) -> Result<ThreadedProducer<Quiet>, LogError> {
+    let mut config = settings.producer();
+    config
+        .set("transactional.id", format!("{}-{instance}", settings.state_topic))
+        .set("transaction.timeout.ms", TRANSACTION_MS)
+        .set("linger.ms", "20");
+    let producer: ThreadedProducer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+    let ready = producer.init_transactions(PATIENCE * 3);
+    ready.map_err(|error| changelog::unwritable(&settings.state_topic, &error))?;
+    Ok(producer)
+}
+
 impl Drop for KafkaGroup {
     fn drop(&mut self) {
-        self.talk.leaving.store(true, Ordering::Relaxed);
-        self.talk.moved.notify_all();
+        {
+            let _entered = self.talk.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            self.talk.leaving.store(true, Ordering::Relaxed);
+            self.talk.moved.notify_all();
+        }
         if let Some(polling) = self.polling.take() {
             // A thread that panicked has said so itself.
             let _ = polling.join();
@@ -229,13 +245,21 @@ impl Group for KafkaGroup {
     async fn store(&self, changes: Vec<StateChange>, positions: Vec<Handed>) -> Result<(), LogError> {
         let topic = self.settings.state_topic.clone();
         let offsets = self.offsets(&positions).map_err(|error| changelog::unwritable(&topic, &error))?;
-        let (producer, consumer) = (self.producer.clone(), self.consumer.clone());
+        let (slot, consumer) = (self.producer.clone(), self.consumer.clone());
+        let (settings, instance) = (self.settings.clone(), self.instance.clone());
         let write = move || {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let producer = match slot.take() {
+                Some(producer) => producer,
+                None => open_producer(&settings, &instance)?,
+            };
             let written = changelog::write(&producer, &topic, &changes, || {
                 let member = consumer.group_metadata().ok_or(KafkaError::Canceled)?;
                 producer.send_offsets_to_transaction(&offsets, &member, PATIENCE)
             });
-            written.map_err(|error| changelog::unwritable(&topic, &error))
+            written.map_err(|error| changelog::unwritable(&topic, &error))?;
+            *slot = Some(producer);
+            Ok(())
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| LogError::Unwritable(error.to_string()))?
