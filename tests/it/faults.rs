@@ -3,8 +3,8 @@
 //! `TEST_LONG=1` hangs up 500 times instead of 60; `TEST_SEED` sets the moments.
 
 use super::generate::Random;
-use super::harness::{Home, Server, TOKEN, message_body, sign, until};
-use super::viber::{BOT, Bot, Mood, Recorded, Viber, call, free_port, is_long, recorded, seed, text_to};
+use super::harness::{Home, Server, TOKEN, free_port, message_body, sign, until};
+use super::viber::{BOT, Bot, Mood, Recorded, Viber, call, is_long, recorded, seed, text_to};
 use counterbat::sandbox::Faults;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@
 //! `TEST_SECONDS` and `TEST_SEED` set their own.
 
 use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, Random, history, lines, tick_line};
-use super::harness::{Home, Tables, until};
+use super::harness::{Home, Tables, free_port, until};
 use super::parts::{Cuts, Kafka, Minio, missing, produce};
 use super::viber::{is_long, number, seed};
 use serde_json::Value;
@@ -23,7 +23,7 @@ struct Cluster {
 
 impl Cluster {
     fn new(projectors: usize, brokers: &str, endpoint: &str, minio: &Minio, settings: &[&str]) -> Self {
-        let name = format!("fire-{}", super::viber::free_port());
+        let name = format!("fire-{}", free_port());
         let env: BTreeMap<&str, String> = minio.env().into_iter().collect();
         let mut all = vec![
             r#"log.kind = "kafka""#.to_owned(),

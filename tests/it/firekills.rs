@@ -3,8 +3,8 @@
 //! `TEST_LONG=1` kills 50 times instead of 6; `TEST_SEED` sets the moments.
 
 use super::generate::Random;
-use super::harness::{Home, Server, TOKEN, http, try_request};
-use super::viber::{Viber, free_port, is_long, recorded, seed, text_to};
+use super::harness::{Home, Server, TOKEN, free_port, http, try_request};
+use super::viber::{Viber, is_long, recorded, seed, text_to};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nothing that must happen is waited for longer than this.
@@ -359,6 +360,14 @@ pub fn until<T: Debug>(what: &str, mut ask: impl FnMut() -> T, wanted: impl Fn(&
         assert!(started.elapsed() < PATIENCE, "{what} did not come; last: {answer:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A port that nobody has now, below those that the system gives to connections.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + (std::process::id() % 100) as u16 * 100;
+    let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// Waits for the end of a process.

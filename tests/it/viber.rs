@@ -1,6 +1,6 @@
 //! A Viber of the tests' own, the sandbox in this process, and a bot that answers as it is told.
 
-use super::harness::{Home, Server, TOKEN, http, request};
+use super::harness::{Home, Server, TOKEN, free_port, http, request};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -10,7 +10,6 @@ use counterbat::sandbox::time::SandboxTime;
 use counterbat::sandbox::{Act, Acted, Callback, Content, Faults, NewBot, NewUser, Options, RetrySchedule, Sandbox};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -35,14 +34,6 @@ pub fn number(name: &str) -> Option<u64> {
 /// Whether there is time for the long form.
 pub fn is_long() -> bool {
     std::env::var("TEST_LONG").is_ok_and(|text| text == "1")
-}
-
-/// A port that nobody has now, below those that the system gives to connections.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 20_000 + (std::process::id() % 100) as u16 * 100;
-    let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
-    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// The sandbox at real time, with one bot. A callback that was not acknowledged comes again every 200 ms.

@@ -28,6 +28,8 @@ const SESSION_MS: &str = "10000";
 const TRANSACTION_MS: &str = "10000";
 /// How often the group's thread looks whether it is time to end.
 const POLL: Duration = Duration::from_millis(100);
+/// Leaving the group takes at most this long.
+const LEAVE: Duration = Duration::from_secs(5);
 /// A projector that does not let go of revoked partitions by then has lost them.
 const LET_GO: Duration = Duration::from_secs(60);
 
@@ -119,7 +121,8 @@ fn partitions(list: &TopicPartitionList) -> impl Iterator<Item = u32> + use<> {
 pub struct KafkaGroup {
     settings: Settings,
     talk: Arc<Talk>,
-    consumer: Arc<BaseConsumer<Member>>,
+    /// None once it has left.
+    consumer: Option<Arc<BaseConsumer<Member>>>,
     /// The producer of the transactions; none after one has failed, for what state it is in then is hard to say.
     producer: Arc<Mutex<Option<ThreadedProducer<Quiet>>>>,
     instance: String,
@@ -162,7 +165,7 @@ impl KafkaGroup {
         Ok(Self {
             settings: settings.clone(),
             talk,
-            consumer,
+            consumer: Some(consumer),
             producer: Arc::new(Mutex::new(Some(producer))),
             instance: instance.to_owned(),
             polling: Some(polling),
@@ -202,9 +205,20 @@ impl Drop for KafkaGroup {
             self.talk.leaving.store(true, Ordering::Relaxed);
             self.talk.moved.notify_all();
         }
-        if let Some(polling) = self.polling.take() {
-            // A thread that panicked has said so itself.
-            let _ = polling.join();
+        let (polling, consumer) = (self.polling.take(), self.consumer.take());
+        let (left, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if let Some(polling) = polling {
+                // A thread that panicked has said so itself.
+                let _ = polling.join();
+            }
+            drop(consumer);
+            // Nobody waits any more where that took too long.
+            let _ = left.send(());
+        });
+        // Leaving needs the brokers: without them the others notice by its silence.
+        if wait.recv_timeout(LEAVE).is_err() {
+            tracing::warn!("the group could not be left in time; the others notice when the session is over");
         }
     }
 }
@@ -223,6 +237,7 @@ impl Group for KafkaGroup {
     async fn handed(&self, partition: u32) -> Result<Option<Handed>, LogError> {
         let (consumer, topic) = (self.consumer.clone(), self.settings.topic.clone());
         let ask = move || {
+            let Some(consumer) = consumer else { return Ok(None) };
             let mut list = TopicPartitionList::new();
             list.add_partition(&topic, i32::try_from(partition).unwrap_or(i32::MAX));
             let failed = |error: KafkaError| LogError::Unreadable {
@@ -254,7 +269,7 @@ impl Group for KafkaGroup {
                 None => open_producer(&settings, &instance)?,
             };
             let written = changelog::write(&producer, &topic, &changes, || {
-                let member = consumer.group_metadata().ok_or(KafkaError::Canceled)?;
+                let member = consumer.and_then(|consumer| consumer.group_metadata()).ok_or(KafkaError::Canceled)?;
                 producer.send_offsets_to_transaction(&offsets, &member, PATIENCE)
             });
             written.map_err(|error| changelog::unwritable(&topic, &error))?;

@@ -196,7 +196,7 @@ fn a_wire_is_cut_refused_stalled_and_slowed() {
 
 #[test]
 fn a_wire_to_nowhere_opens_when_somebody_listens() {
-    let port = crate::viber::free_port();
+    let port = crate::harness::free_port();
     let cuts = Cuts::before(&format!("127.0.0.1:{port}"));
     let connect = || TcpStream::connect(cuts.address()).unwrap();
     ping(&mut connect()).unwrap_err();

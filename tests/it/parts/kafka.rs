@@ -2,9 +2,8 @@
 
 use super::process::Process;
 use super::{Cuts, script};
-use crate::harness::{text, until};
+use crate::harness::{free_port, text, until};
 use crate::tools;
-use crate::viber::free_port;
 use std::fmt::Write;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};

@@ -2,9 +2,8 @@
 
 use super::process::Process;
 use super::script;
-use crate::harness::{text, until};
+use crate::harness::{free_port, text, until};
 use crate::tools;
-use crate::viber::free_port;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::OnceLock;
