@@ -49,7 +49,9 @@ fn main() {
     acknowledged(&runtime, settings("acks"), seconds);
 
     let brokers = format!("kafka.brokers = {:?}", kafka.brokers());
+    let lake = tempfile::tempdir().unwrap();
     let home = Home::new(&[
+        &format!("lake.url = {:?}", lake.path().to_str().unwrap()),
         r#"log.kind = "kafka""#,
         &format!("log.partitions = {partitions}"),
         &brokers,
@@ -119,8 +121,7 @@ fn callback(n: u64) -> Event {
 fn fill(home: &Home, events: u64) {
     let mut child = home.command(&["import", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut out = BufWriter::with_capacity(1 << 20, child.stdin.take().unwrap());
-    let plan =
-        Plan { seed: 7, events: events as usize, users: events / 8, start_ms: MARCH_MS, span_ms: 10 * DAY_MS };
+    let plan = Plan { seed: 7, events: events as usize, users: events / 8, start_ms: MARCH_MS, span_ms: 10 * DAY_MS };
     for event in history(&plan) {
         event.write_line(&mut out).unwrap();
     }

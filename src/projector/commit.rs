@@ -84,7 +84,7 @@ impl Committer {
             if self.flush(forced || last.elapsed() >= IDLE_COMMIT).await? {
                 last = Instant::now();
             }
-            self.see_others().await?;
+            self.look().await?;
             let all = request.is_some();
             if all || self.buckets.is_due(self.lagging()) {
                 self.write_buckets(all || stopping).await?;
@@ -100,13 +100,17 @@ impl Committer {
         }
     }
 
-    /// Where others commit to the tables too, looks what they did.
-    async fn see_others(&self) -> Result<(), ProjectorError> {
-        if self.group.is_some() {
+    /// Where others commit to the tables too, looks what they did; after an error, whether it has passed.
+    async fn look(&self) -> Result<(), ProjectorError> {
+        let failed = self.live.status().error.is_some();
+        if self.group.is_some() || failed {
             self.lake.refresh().await?;
             for name in TableName::ALL {
                 self.live.set_table(name, self.lake.table(name).snapshot());
             }
+        }
+        if failed {
+            self.live.update(|status| status.error = None);
         }
         Ok(())
     }
@@ -138,6 +142,8 @@ impl Committer {
         self.buckets.note(frozen.values().flat_map(|frozen| &frozen.deltas));
         let counts: Vec<_> = frozen.iter().map(|(partition, frozen)| (*partition, frozen.deltas.len())).collect();
         self.live.retire(&counts, events);
+        let now_us = (self.settings.clock)();
+        self.live.update(|status| status.committed_us = Some(now_us));
         for worker in self.workers.values() {
             worker.send(Command::Thaw).await.map_err(|_| ProjectorError::Stopped)?;
         }

@@ -3,12 +3,21 @@
 use super::ProjectorError;
 use super::commit::Request;
 use super::live::{Live, PartitionStatus, Status};
+use crate::event::time::format_us;
 use crate::lake::picture::TableView;
 use crate::lake::{Lake, TableName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// An outage that lasts longer is told to whoever waits for what cannot be had during it.
+const OUTAGE: Duration = Duration::from_secs(10);
+
+/// When the tables were brought up to date last, in words.
+fn committed(us: Option<i64>) -> String {
+    us.map_or("before this process has started".to_owned(), |us| format!("at {}", format_us(us)))
+}
 
 /// How often the tables are looked at for what others commit.
 const OTHERS_EVERY: Duration = Duration::from_millis(200);
@@ -42,6 +51,7 @@ impl ProjectorHandle {
     /// what they have committed is.
     pub async fn wait_folded(&self, ends: &[u64]) -> Result<(), ProjectorError> {
         let mut changes = self.live.changes();
+        let began = tokio::time::Instant::now();
         loop {
             let status = self.live.status();
             let behind = |(partition, end): &(&PartitionStatus, &u64)| partition.owned && partition.folded < **end;
@@ -55,7 +65,13 @@ impl ProjectorHandle {
             if let (Some(error), true) = (status.error, status.stopped) {
                 return Err(ProjectorError::Halted(error));
             }
-            changes.changed().await.map_err(|_| ProjectorError::Stopped)?;
+            if let (Some(error), true) = (&status.error, began.elapsed() >= OUTAGE) {
+                return Err(ProjectorError::Behind { error: error.clone(), committed: committed(status.committed_us) });
+            }
+            // Whatever changes, or nothing for a while: then it is looked at again.
+            if let Ok(gone) = tokio::time::timeout(OUTAGE, changes.changed()).await {
+                gone.map_err(|_| ProjectorError::Stopped)?;
+            }
         }
     }
 
@@ -63,7 +79,11 @@ impl ProjectorHandle {
     /// `events` does.
     pub async fn wait_committed(&self, ends: &[u64]) -> Result<(), ProjectorError> {
         loop {
-            self.wait_folded(ends).await?;
+            match self.wait_folded(ends).await {
+                // An outage passes, and who waits for a commit has time.
+                Err(ProjectorError::Behind { .. }) => continue,
+                folded => folded?,
+            }
             let (done, wait) = tokio::sync::oneshot::channel();
             self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
             // A commit that failed is made again, and so is one that a change of partitions has cut short.

@@ -43,6 +43,8 @@ pub struct Status {
     pub recovering: Option<String>,
     /// Whether the partitions are being shared out: it is not known yet which are this process's.
     pub joining: bool,
+    /// When the tables were brought up to date last by this process, in µs.
+    pub committed_us: Option<i64>,
 }
 
 impl Status {
@@ -69,7 +71,9 @@ impl Live {
     pub fn new(tables: BTreeMap<TableName, TableSnapshot>, partitions: u32) -> Self {
         let partitions = partitions as usize;
         let deltas = (0..partitions).map(|_| VecDeque::new()).collect();
-        let status = Status { partitions: vec![PartitionStatus::default(); partitions], ..Status::default() };
+        // Nothing is known yet, so whoever asks waits.
+        let status =
+            Status { partitions: vec![PartitionStatus::default(); partitions], joining: true, ..Status::default() };
         Self { inner: Mutex::new(Inner { tables, deltas, state: None, status }), changed: watch::Sender::new(0) }
     }
 

@@ -55,6 +55,9 @@ pub enum ProjectorError {
     /// Others may have the partitions now, so nothing of them is committed.
     #[error("the partitions were lost: this process was silent for too long")]
     Lost,
+    /// What was appended meanwhile is safe in the log, but cannot be shown. Trying again helps once the cause is gone.
+    #[error("what is newest cannot be shown for now: {error}; the tables were brought up to date last {committed}")]
+    Behind { error: String, committed: String },
     /// It gave up; the text says why.
     #[error("the projector has stopped: {0}")]
     Halted(String),

@@ -189,7 +189,9 @@ async fn run(
             "the policies were changed: what is folded already keeps its rows until `counterbat rebuild`"
         );
     }
-    let mut status = foreign(parts);
+    // An error counts until something was committed again.
+    let Status { error, committed_us, .. } = live.status();
+    let mut status = Status { error, committed_us, ..foreign(parts) };
     for partition in partitions {
         let mark = &meta.partitions[*partition as usize];
         status.partitions[*partition as usize] = PartitionStatus {

@@ -259,8 +259,7 @@ fn under_fire_every_event_counts_once() {
             }
             fed.store(true, Ordering::SeqCst);
         });
-        let mut fire =
-            Fire { random: Random(seed ^ 0x6669_7265), out: Instant::now() + Duration::from_secs(seconds) };
+        let mut fire = Fire { random: Random(seed ^ 0x6669_7265), out: Instant::now() + Duration::from_secs(seconds) };
         while fire.burns() {
             fire.strike(&mut projectors, &mut kafka, &store);
         }
@@ -293,7 +292,8 @@ fn a_projector_that_slept_through_its_session_commits_nothing() {
     let ledger = history(&plan);
     let (wanted, wanted_ids) = quiet(&ledger);
     let (kafka, minio) = (Kafka::shared(), Minio::shared());
-    let settings = [r#"kafka.properties."session.timeout.ms" = 1500"#, r#"kafka.properties."heartbeat.interval.ms" = 300"#];
+    let settings =
+        [r#"kafka.properties."session.timeout.ms" = 1500"#, r#"kafka.properties."heartbeat.interval.ms" = 300"#];
     let cluster = Cluster::new(2, &kafka.brokers(), &minio.endpoint(), minio, &settings);
     let mut projectors: Vec<Projector<'_>> = cluster.homes.iter().map(Projector::start).collect();
     let assigned = |projector: &Projector<'_>| projector.log().matches("partitions are assigned").count();

@@ -7,6 +7,7 @@
 use super::super::{Assignment, Group, Handed, LogError, StateChange};
 use super::changelog;
 use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::topic::STATE_RECORD_BYTES;
 use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -191,6 +192,7 @@ fn open_producer(settings: &Settings, instance: &str) -> Result<ThreadedProducer
     config
         .set("transactional.id", format!("{}-{instance}", settings.state_topic))
         .set("transaction.timeout.ms", TRANSACTION_MS)
+        .set("message.max.bytes", STATE_RECORD_BYTES.to_string())
         .set("linger.ms", "20");
     let producer: ThreadedProducer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
     let ready = producer.init_transactions(PATIENCE * 3);

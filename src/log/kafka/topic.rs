@@ -32,7 +32,18 @@ impl Purpose {
             Purpose::State => &[("min.cleanable.dirty.ratio", "0.3"), ("segment.bytes", "134217728")],
         }
     }
+
+    /// What a record may need, in bytes: a call with its answer, each up to 1 MiB; what is remembered of one user.
+    fn record_bytes(self) -> u64 {
+        match self {
+            Purpose::Events => 4_000_000,
+            Purpose::State => STATE_RECORD_BYTES,
+        }
+    }
 }
+
+/// Most bytes of a record of the state topic.
+pub(super) const STATE_RECORD_BYTES: u64 = 32_000_000;
 
 /// What is known of a topic that is as it must be.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +84,9 @@ impl<'a> Topics<'a> {
             Some(made) => made,
             None if self.settings.create_topics => self.create(name, purpose, partitions).await?,
             None => {
-                let settings: Vec<_> = purpose.wanted().iter().chain(purpose.initial()).collect();
-                let configs: String = settings.iter().map(|(key, value)| format!(" --config {key}={value}")).collect();
+                let settings = purpose.wanted().iter().chain(purpose.initial());
+                let mut configs: String = settings.map(|(key, value)| format!(" --config {key}={value}")).collect();
+                configs.push_str(&format!(" --config max.message.bytes={}", purpose.record_bytes()));
                 return Err(LogError::Topic {
                     topic: name.to_owned(),
                     problem: "it is not there".into(),
@@ -109,6 +121,8 @@ impl<'a> Topics<'a> {
             TopicReplication::Fixed(i32::try_from(replication).unwrap_or(1)),
         )
         .set("min.insync.replicas", min_insync);
+        let record_bytes = purpose.record_bytes().to_string();
+        topic = topic.set("max.message.bytes", &record_bytes);
         for (key, value) in purpose.wanted().iter().chain(purpose.initial()) {
             topic = topic.set(key, value);
         }
@@ -155,12 +169,17 @@ impl<'a> Topics<'a> {
             None => return Err(self.unreachable("no settings came")),
         };
         let value = |key: &str| config.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        let record_bytes = purpose.record_bytes();
+        let least = record_bytes.to_string();
         let mut wrong: Vec<(&str, String, &str)> = purpose
             .wanted()
             .iter()
             .map(|(key, wanted)| (*key, value(key), *wanted))
             .filter(|(_, found, wanted)| found != wanted)
             .collect();
+        if value("max.message.bytes").parse().is_ok_and(|bytes: u64| bytes < record_bytes) {
+            wrong.push(("max.message.bytes", value("max.message.bytes"), &least));
+        }
         let retention = config.get("retention.ms");
         let is_chosen = retention.is_some_and(|entry| entry.source == ConfigSource::DynamicTopic);
         if purpose == Purpose::Events && value("retention.ms") != "-1" && !is_chosen {
