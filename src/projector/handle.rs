@@ -62,7 +62,7 @@ impl ProjectorHandle {
             if let Some(error) = waiting.find_map(|(partition, _)| partition.error.clone()) {
                 return Err(ProjectorError::Halted(error));
             }
-            if let (Some(error), true) = (status.error, status.stopped) {
+            if let (Some(error), true) = (status.error.clone(), status.stopped) {
                 return Err(ProjectorError::Halted(error));
             }
             if let (Some(error), true) = (&status.error, began.elapsed() >= OUTAGE) {
