@@ -7,7 +7,7 @@ use super::buckets::Buckets;
 use super::commit::{Committer, Request};
 use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
-use super::takeover::TakeOver;
+use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover, tables};
 use crate::lake::TableName;
@@ -176,7 +176,7 @@ async fn run(
     if let Some(theirs) = parts.lake.table(TableName::Events).foreign_log() {
         return Err(ProjectorError::OtherLog { what: "the events table", ours: settings.log_id.clone(), theirs });
     }
-    let (state, meta) = match &sharing {
+    let (state, Taken { meta, refused }) = match &sharing {
         Some((group, _)) => {
             parts.lake.claim(partitions).await?;
             taken_over(parts, live, &**group, partitions).await?
@@ -200,17 +200,18 @@ async fn run(
             log_end: mark.position,
             watermark_ms: mark.watermark_ms,
             owned: true,
-            error: None,
+            error: refused.get(partition).map(ToString::to_string),
         };
     }
     live.reset(Some(state.clone()), tables(&parts.lake), status);
     let open = partitions.iter().flat_map(|partition| &meta.partitions[*partition as usize].open);
     settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
-    drive(parts, live, inbox, state, meta, partitions, sharing).await
+    let partitions: Vec<u32> = partitions.iter().copied().filter(|own| !refused.contains_key(own)).collect();
+    drive(parts, live, inbox, state, meta, &partitions, sharing).await
 }
 
 /// The state of a process that has the log to itself.
-async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Meta), ProjectorError> {
+async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Taken), ProjectorError> {
     let settings = &parts.settings;
     let dir = parts.data_dir.join("state");
     let archived = parts.lake.table(TableName::Events).snapshot();
@@ -231,7 +232,7 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Meta), Pro
         return Err(ProjectorError::OtherLog { what: "the state", ours: settings.log_id.clone(), theirs });
     }
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
-    Ok((state, meta))
+    Ok((state, Taken { meta, refused: BTreeMap::new() }))
 }
 
 /// The state of partitions that others may have had before.
@@ -240,7 +241,7 @@ async fn taken_over(
     live: &Arc<Live>,
     group: &dyn Group,
     partitions: &[u32],
-) -> Result<(State, Meta), ProjectorError> {
+) -> Result<(State, Taken), ProjectorError> {
     let settings = &parts.settings;
     let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;
     // What another log has left here is of no use, and all of this one is to be had elsewhere.
@@ -249,8 +250,8 @@ async fn taken_over(
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
     let rebuild = parts.lake.rebuild().await?;
     let taking = TakeOver { parts, live, group, state: state.clone(), meta, rebuild };
-    let meta = taking.run(partitions).await?;
-    Ok((state, meta))
+    let taken = taking.run(partitions).await?;
+    Ok((state, taken))
 }
 
 fn new_meta(settings: &Settings) -> Meta {

@@ -29,18 +29,34 @@ pub(super) struct TakeOver<'a> {
     pub rebuild: i64,
 }
 
+/// What taking over gave.
+pub(super) struct Taken {
+    /// What the whole state reflects now.
+    pub meta: Meta,
+    /// Partitions whose log does not go on where they were left, and why: nobody can fold them on (spec §7.6).
+    pub refused: BTreeMap<u32, ProjectorError>,
+}
+
 impl TakeOver<'_> {
-    /// Makes the state of these partitions what it was when they were left; what the whole state reflects then.
-    pub async fn run(mut self, partitions: &[u32]) -> Result<Meta, ProjectorError> {
+    /// Makes the state of these partitions what it was when they were left.
+    pub async fn run(mut self, partitions: &[u32]) -> Result<Taken, ProjectorError> {
+        let mut refused = BTreeMap::new();
         let archived = self.parts.lake.table(TableName::Events).snapshot();
         for partition in partitions {
             let archived_to = archived.positions.get(partition).copied().unwrap_or(0);
             if let Some(appended_us) = archived.appended_us.get(partition) {
-                same_log(&*self.parts.log, *partition, archived_to, *appended_us).await?;
+                match same_log(&*self.parts.log, *partition, archived_to, *appended_us).await {
+                    Err(error @ ProjectorError::OtherRecords { .. }) => {
+                        tracing::error!(%error, "the partition is not folded on");
+                        refused.insert(*partition, error);
+                        continue;
+                    }
+                    checked => checked?,
+                }
             }
             self.take(*partition, archived_to).await?;
         }
-        Ok(self.meta)
+        Ok(Taken { meta: self.meta, refused })
     }
 
     async fn take(&mut self, partition: u32, archived_to: u64) -> Result<(), ProjectorError> {

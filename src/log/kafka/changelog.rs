@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// A transaction left open by a process that died is broken off by then.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(60);
+/// A transaction must be through with its records by then: soon after, the brokers break it off.
+const FLUSH: Duration = Duration::from_secs(25);
 /// A broker that says nothing for so long is away.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Where the producer's queue is full, so long is waited before the next try.
@@ -30,7 +32,7 @@ pub(super) fn write(
 ) -> Result<(), KafkaError> {
     producer.begin_transaction()?;
     let written = send(producer, topic, changes)
-        .and_then(|()| producer.flush(PATIENCE))
+        .and_then(|()| producer.flush(FLUSH))
         .and_then(|()| offsets())
         .and_then(|()| producer.commit_transaction(PATIENCE));
     if written.is_err()

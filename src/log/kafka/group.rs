@@ -26,7 +26,7 @@ use tokio::sync::watch;
 const SESSION_MS: &str = "10000";
 /// A transaction that its process has left open is broken off by the brokers after this; until then nobody can take over
 /// what it touched.
-const TRANSACTION_MS: &str = "10000";
+const TRANSACTION_MS: &str = "30000";
 /// How often the group's thread looks whether it is time to end.
 const POLL: Duration = Duration::from_millis(100);
 /// Leaving the group takes at most this long.
