@@ -3,7 +3,7 @@
 mod relay;
 
 use super::*;
-use crate::event::{Event, Record};
+use crate::event::Event;
 use crate::log::{Fetched, LogError, LogId, Position};
 use crate::metrics::AccountLabels;
 use async_trait::async_trait;
@@ -60,7 +60,7 @@ impl EventLog for MemoryLog {
         Ok(Vec::new())
     }
     async fn read(&self, _: u32, _: u64, _: usize, _: usize) -> Result<Fetched, LogError> {
-        Ok(Vec::new())
+        Ok(Fetched::default())
     }
     async fn bounds(&self, _: u32) -> Result<(u64, u64), LogError> {
         Ok((0, 0))

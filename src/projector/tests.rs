@@ -184,7 +184,14 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
     let settings = Settings { commit_every: Duration::from_secs(3600), ..settings(&log) };
     let (_stop, stopped) = watch::channel(false);
     let data_dir = dir.path().to_owned();
-    let parts = Parts { log: log.clone(), lake: lake.clone(), data_dir, settings: Arc::new(settings), stop: stopped };
+    let parts = Parts {
+        log: log.clone(),
+        lake: lake.clone(),
+        data_dir,
+        instance: "one".into(),
+        settings: Arc::new(settings),
+        stop: stopped,
+    };
     let (handle, _task) = start(parts).await.unwrap();
     append(&log, &events("small")).await;
     let mut ends = Vec::new();
