@@ -15,9 +15,9 @@ use std::sync::atomic::Ordering;
 
 /// Write the log to a file that `import` reads
 ///
-/// One structured-mode CloudEvent a line, in the order in which they were appended; a name ending in .gz or .zst packs
-/// the file, - is standard output. The last line is a tick that carries how far time had come. Imported into an empty
-/// data directory, the file gives the same tables.
+/// One structured-mode CloudEvent a line, those of a user in the order in which they were appended; a name ending in .gz
+/// or .zst packs the file, - is standard output. The last line is a tick that carries how far time had come. Imported
+/// into an empty data directory, the file gives the same tables.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   counterbat export all.ndjson.zst

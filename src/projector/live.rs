@@ -71,9 +71,9 @@ impl Live {
     pub fn new(tables: BTreeMap<TableName, TableSnapshot>, partitions: u32) -> Self {
         let partitions = partitions as usize;
         let deltas = (0..partitions).map(|_| VecDeque::new()).collect();
-        // Nothing is known yet, so whoever asks waits.
-        let status =
-            Status { partitions: vec![PartitionStatus::default(); partitions], joining: true, ..Status::default() };
+        // Until the first run knows what is this process's, nothing counts as folded.
+        let partitions = vec![PartitionStatus::default(); partitions];
+        let status = Status { partitions, joining: true, ..Status::default() };
         Self { inner: Mutex::new(Inner { tables, deltas, state: None, status }), changed: watch::Sender::new(0) }
     }
 

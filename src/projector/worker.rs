@@ -51,6 +51,8 @@ pub(super) struct Worker {
     /// How many accounts had a policy of their own when `terms` was begun.
     policies: usize,
     bytes: usize,
+    /// Whether a record in a wrong partition was told of.
+    told_misplaced: bool,
 }
 
 /// A user taken up by the batch at hand, with its rows as they were shown last.
@@ -62,8 +64,19 @@ struct Touched {
 impl Worker {
     pub fn new(partition: u32, settings: Arc<Settings>, state: State, mark: PartitionMark) -> Self {
         let open = mark.open.iter().map(|(account, kind, n)| ((account.clone(), *kind), *n)).collect();
-        let (active, frozen, terms, policies) = (Layer::default(), None, FxHashMap::default(), 0);
-        Self { partition, settings, state, active, frozen, mark, open, terms, policies, bytes: 0 }
+        Self {
+            partition,
+            settings,
+            state,
+            active: Layer::default(),
+            frozen: None,
+            mark,
+            open,
+            terms: FxHashMap::default(),
+            policies: 0,
+            bytes: 0,
+            told_misplaced: false,
+        }
     }
 
     /// Goes by these settings from now on.
@@ -130,7 +143,7 @@ impl Worker {
         let mut tally = Tally::default();
         for (n, record) in records.iter().enumerate() {
             let mut reading = read(&record.event, record.appended_at_us);
-            self.check_partition(record, &mut reading);
+            self.check_partition(record, &mut reading, source);
             let too_late_by_record = recorded.is_some_and(|recorded| recorded[n] == Disposition::TooLate);
             let disposition = if too_late_by_record && self.settings.lateness_ms.is_some() && !self.settings.any_age {
                 Disposition::TooLate
@@ -156,16 +169,30 @@ impl Worker {
         Ok(delta)
     }
 
-    fn check_partition(&self, record: &Record, reading: &mut Reading<'_>) {
+    fn check_partition(&mut self, record: &Record, reading: &mut Reading<'_>, source: Source) {
         if record.event.is_tick() {
             return;
         }
-        if partitioner::partition(record.event.key().as_bytes(), self.settings.partitions) != self.partition {
-            reading.malformed =
-                Some("the record is in a wrong partition: producers must use Kafka's default murmur2 partitioner");
-            reading.fact = None;
-            reading.country = None;
+        let wanted = partitioner::partition(record.event.key().as_bytes(), self.settings.partitions);
+        if wanted == self.partition {
+            return;
         }
+        // What is no event at all says nothing of how its producer finds partitions; what is archived was told of then.
+        let is_telling = reading.malformed.is_none() && source != Source::Archive;
+        if is_telling && !std::mem::replace(&mut self.told_misplaced, true) {
+            tracing::warn!(
+                partition = self.partition,
+                offset = record.offset,
+                wanted,
+                "a record is in a wrong partition: it is malformed, and so are others like it that follow. Producers must \
+                 find the partition by murmur2 of the key: with librdkafka set partitioner=murmur2_random, with the Java \
+                 client leave the default partitioner"
+            );
+        }
+        reading.malformed =
+            Some("the record is in a wrong partition: producers must use Kafka's default murmur2 partitioner");
+        reading.fact = None;
+        reading.country = None;
     }
 
     fn apply(

@@ -2,7 +2,7 @@
 
 use crate::event::time::format_ms;
 use crate::event::{Event, Record, TICK_TYPE, read, structured};
-use crate::log::{EventLog, LogError, read_before};
+use crate::log::{EventLog, Fetched, LogError, read_before};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -36,9 +36,10 @@ pub enum ExportError {
     Log(#[from] LogError),
 }
 
-/// Walks the log as it is when opened. Events come in the order in which they were appended, those of one partition
-/// in their own order, so that an import sees what the fold saw. Ticks are left out; one tick of the largest watermark
-/// ends the file.
+/// Walks the log as it is when opened. Events come in the order in which time moved on in their partitions, those of one
+/// partition in their own order: an import finds none of them later than the fold did, into whatever partitions it puts
+/// them. The times of appending do not tell that: brokers give one to a whole batch. Ticks are left out; one tick of the
+/// largest watermark ends the file.
 pub struct Exporter {
     log: Arc<dyn EventLog>,
     filter: Filter,
@@ -52,7 +53,28 @@ pub struct Exporter {
 struct Lane {
     next: u64,
     end: u64,
-    records: VecDeque<Record>,
+    /// The watermark of the partition after what was read.
+    reached_ms: i64,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A record that was read, and not written yet.
+struct Waiting {
+    record: Record,
+    time_ms: i64,
+    /// The watermark of its partition with it.
+    reached_ms: i64,
+}
+
+impl Lane {
+    fn take_in(&mut self, fetched: Fetched) {
+        self.next = fetched.next;
+        for record in fetched.records {
+            let time_ms = read(&record.event, record.appended_at_us).time_ms;
+            self.reached_ms = self.reached_ms.max(time_ms);
+            self.waiting.push_back(Waiting { record, time_ms, reached_ms: self.reached_ms });
+        }
+    }
 }
 
 impl Exporter {
@@ -65,7 +87,7 @@ impl Exporter {
             if start > 0 {
                 trimmed.insert(partition, start);
             }
-            lanes.push(Lane { next: start, end, records: VecDeque::new() });
+            lanes.push(Lane { next: start, end, reached_ms: i64::MIN, waiting: VecDeque::new() });
         }
         Ok(Exporter { log, filter, lanes, watermark_ms: None, exported: 0, trimmed, ended: false })
     }
@@ -82,7 +104,7 @@ impl Exporter {
 
     /// Records there are between the start and the end, and how many of them were passed.
     pub fn passed(&self) -> (u64, u64) {
-        let left: u64 = self.lanes.iter().map(|lane| lane.end - lane.next + lane.records.len() as u64).sum();
+        let left: u64 = self.lanes.iter().map(|lane| lane.end - lane.next + lane.waiting.len() as u64).sum();
         let all = self.lanes.iter().zip(0u32..).map(|(lane, p)| lane.end - self.trimmed.get(&p).unwrap_or(&0)).sum();
         (all, all - left.min(all))
     }
@@ -94,20 +116,19 @@ impl Exporter {
         }
         let mut block = Vec::with_capacity(BLOCK_BYTES + 8192);
         while block.len() < BLOCK_BYTES {
-            let Some(record) = self.next_record().await? else {
+            let Some(waiting) = self.next_record().await? else {
                 self.ended = true;
                 if let Some(watermark_ms) = self.watermark_ms {
                     structured::write_line(&tick(watermark_ms), &mut block);
                 }
                 break;
             };
-            self.write(record, &mut block);
+            self.write(waiting, &mut block);
         }
         Ok(Some(block))
     }
 
-    fn write(&mut self, record: Record, block: &mut Vec<u8>) {
-        let time_ms = read(&record.event, record.appended_at_us).time_ms;
+    fn write(&mut self, Waiting { record, time_ms, .. }: Waiting, block: &mut Vec<u8>) {
         self.watermark_ms = self.watermark_ms.max(Some(time_ms));
         if record.event.is_tick() {
             return;
@@ -123,18 +144,20 @@ impl Exporter {
         }
     }
 
-    /// The record appended first among the heads of all partitions.
-    async fn next_record(&mut self) -> Result<Option<Record>, ExportError> {
+    /// Of the heads of all partitions the one with which time has come least far.
+    async fn next_record(&mut self) -> Result<Option<Waiting>, ExportError> {
         for (lane, partition) in self.lanes.iter_mut().zip(0u32..) {
-            if lane.records.is_empty() && lane.next < lane.end {
+            if lane.waiting.is_empty() && lane.next < lane.end {
                 let (next, end) = (lane.next, lane.end);
-                let fetched = read_before(&*self.log, partition, next, end, READ_RECORDS, READ_BYTES).await?;
-                (lane.records, lane.next) = (fetched.records.into(), fetched.next);
+                lane.take_in(read_before(&*self.log, partition, next, end, READ_RECORDS, READ_BYTES).await?);
             }
         }
-        let heads = self.lanes.iter().enumerate();
-        let first = heads.filter_map(|(i, lane)| Some((lane.records.front()?.appended_at_us, i))).min();
-        Ok(first.and_then(|(_, lane)| self.lanes[lane].records.pop_front()))
+        let head = |(i, lane): (usize, &Lane)| {
+            let head = lane.waiting.front()?;
+            Some((head.reached_ms, head.record.appended_at_us, i))
+        };
+        let first = self.lanes.iter().enumerate().filter_map(head).min();
+        Ok(first.and_then(|(.., lane)| self.lanes[lane].waiting.pop_front()))
     }
 }
 

@@ -175,6 +175,18 @@ async fn an_export_is_what_was_imported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_records_appended_at_one_time_is_in_order_of_theirs() {
+    // All of them have the same time of appending here, as the records of a batch have in Kafka.
+    let fixture = fixture(4);
+    let text: String = (1..=28).map(|day| line(&format!("u{}", day % 7), u64::from(day), day)).collect();
+    run(&mut importer(&fixture), text).await;
+    let exported = exported(&fixture, Filter::default()).await;
+    let outcome = run(&mut importer(&self::fixture(1)), exported.clone()).await;
+    assert!(outcome.stopped.is_none(), "{exported}");
+    assert_eq!(outcome.summary.lines, 28 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_time_is_exported_as_the_append_time() {
     let fixture = fixture(1);
     let text = r#"{"specversion":"1.0","id":"1","source":"/accounts/bot","type":"x","data":1}"#;

@@ -1,7 +1,7 @@
 //! Every golden history under every policy: imported, with the state lost, and rebuilt, gives the golden rows.
 
 use super::generate::tick_line;
-use super::harness::{Home, golden};
+use super::harness::{Home, golden, only_number};
 use counterbat::event::time::parse_rfc3339_us;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -43,10 +43,11 @@ fn golden_rows(history: &str, table: &str, policy: &str) -> Rows {
     by_key(lines.map(|line| serde_json::from_slice(line).unwrap()), table)
 }
 
-fn assert_golden(home: &Home, history: &str, policy: &str, when: &str) {
+/// Holds the tables against the golden ones; `ask` answers a query.
+pub fn assert_golden(ask: impl Fn(&str) -> Vec<Value>, history: &str, policy: &str, when: &str) {
     for table in ["sessions", "messages"] {
         let wanted = golden_rows(history, table, policy);
-        let found = by_key(home.sql(&format!("select * from {table}")).into_iter(), table);
+        let found = by_key(ask(&format!("select * from {table}")).into_iter(), table);
         for (key, row) in &wanted {
             let Some(mine) = found.get(key) else { panic!("{history}, {policy}, {when}: {table} lacks {key}") };
             for (column, value) in row {
@@ -60,46 +61,59 @@ fn assert_golden(home: &Home, history: &str, policy: &str, when: &str) {
     }
 }
 
-fn assert_totals(home: &Home, history: &str, policy: &str) {
+/// Holds what became of the events against what it must be.
+pub fn assert_totals(ask: impl Fn(&str) -> Vec<Value>, history: &str, policy: &str) {
     let path = format!("{}/tests/golden/{history}/totals.{policy}.json", env!("CARGO_MANIFEST_DIR"));
     let totals: BTreeMap<String, i64> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let mut wanted: BTreeMap<String, i64> = totals
         .iter()
         .filter_map(|(name, count)| Some((name.strip_prefix("disposition.")?.to_owned(), *count)))
         .collect();
-    let rows = home.sql("select disposition, count(*) as n from events group by disposition");
+    let rows = ask("select disposition, count(*) as n from events group by disposition");
     for row in &rows {
         let name = row["disposition"].as_str().unwrap();
         assert_eq!(wanted.remove(name), row["n"].as_i64(), "{history}, {policy}: disposition {name}");
     }
     assert!(wanted.is_empty(), "{history}, {policy}: no event with disposition {wanted:?}");
-    assert_eq!(home.number("select count(*) from events"), totals["events"], "{history}, {policy}: events");
+    let events = only_number(&ask("select count(*) from events"));
+    assert_eq!(events, totals["events"], "{history}, {policy}: events");
 }
 
-fn check(history: &str, policy: &str) {
-    let policy_line = format!("fold.policy = {policy:?}");
-    let mut settings = vec![policy_line.as_str()];
+/// The settings a history is folded under.
+pub fn settings(history: &str, policy: &str) -> Vec<String> {
+    let mut settings = vec![format!("fold.policy = {policy:?}")];
     if history == "tangled" {
-        settings.push(r#"fold.allowed_lateness = "30d""#);
+        settings.push(r#"fold.allowed_lateness = "30d""#.to_owned());
     }
-    let home = Home::new(&settings);
+    settings
+}
+
+/// Imports a history and waits until it is in the tables.
+pub fn import(home: &Home, history: &str) {
     home.ok_with(&["import", "--wait", "-"], &golden(&format!("{history}/events.ndjson.gz")));
     if history == "small" {
         // The golden rows show every session as it ends once time has moved on; this history has no tick to do so.
         home.ok_with(&["import", "--wait", "-"], tick_line(1_775_000_000_000).as_bytes());
     }
-    assert_golden(&home, history, policy, "imported");
-    assert_totals(&home, history, policy);
+}
+
+fn check(history: &str, policy: &str) {
+    let settings = settings(history, policy);
+    let home = Home::new(&settings.iter().map(String::as_str).collect::<Vec<_>>());
+    let ask = |query: &str| home.sql(query);
+    import(&home, history);
+    assert_golden(ask, history, policy, "imported");
+    assert_totals(ask, history, policy);
 
     remove_state(&home.data());
-    assert_golden(&home, history, policy, "state deleted");
+    assert_golden(ask, history, policy, "state deleted");
 
     home.ok(&["rebuild"]);
-    assert_golden(&home, history, policy, "rebuilt");
-    assert_totals(&home, history, policy);
+    assert_golden(ask, history, policy, "rebuilt");
+    assert_totals(ask, history, policy);
 
     remove_state(&home.data());
-    assert_golden(&home, history, policy, "rebuilt, state deleted");
+    assert_golden(ask, history, policy, "rebuilt, state deleted");
 }
 
 fn remove_state(data: &Path) {

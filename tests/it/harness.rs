@@ -231,6 +231,12 @@ impl Server {
         wait_exit(&mut self.child)
     }
 
+    /// SIGTERM, and the end in order that must follow; where it is another one, the log is told.
+    pub fn stop_in_order(mut self) {
+        assert!(Command::new("kill").arg(self.pid().to_string()).status().unwrap().success());
+        assert!(wait_exit(&mut self.child).success(), "the server has not ended in order");
+    }
+
     pub fn get(&self, path: &str) -> Reply {
         request(http().get(format!("{}{path}", self.console)))
     }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod agreement;
+mod cluster;
 mod demo;
 mod disk;
 mod double;
@@ -14,6 +15,7 @@ mod guard;
 mod harness;
 mod hostile;
 mod identical;
+mod kafka_log;
 mod kills;
 mod layers;
 mod monitoring;
@@ -24,6 +26,8 @@ mod sandbox;
 mod schemas;
 mod sdk;
 mod serving;
+mod sharing;
 mod tools;
+mod topic;
 mod transfer;
 mod viber;

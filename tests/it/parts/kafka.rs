@@ -72,6 +72,13 @@ impl Kafka {
         assert!(output.status.success(), "the topic {name}: {}", text(&output.stderr));
     }
 
+    /// Removes topics with all that is in them.
+    pub fn delete_topics(&self, names: &[&str]) {
+        let mut command = tools::python();
+        let output = command.arg(script("delete_topics.py")).arg(&self.brokers).args(names).output().unwrap();
+        assert!(output.status.success(), "the topics {names:?}: {}", text(&output.stderr));
+    }
+
     /// kill -9.
     pub fn kill(&mut self, id: usize) {
         self.nodes[id - 1].process = None;
