@@ -61,6 +61,10 @@ pub(super) async fn supervise(
             Err(error) => error,
         };
         if *parts.stop.borrow() {
+            if shared.is_some() && error.is_transient() {
+                tracing::warn!(%error, "what was folded last is left to the others");
+                return Ok(());
+            }
             return Err(error);
         }
         let stopped = !error.is_transient();

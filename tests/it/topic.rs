@@ -13,7 +13,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 /// How a topic for events is made by hand.
-const RIGHT: [&str; 2] = ["message.timestamp.type=LogAppendTime", "retention.ms=-1"];
+const RIGHT: [&str; 3] = ["message.timestamp.type=LogAppendTime", "retention.ms=-1", "max.message.bytes=4000000"];
 
 fn few(seed: u64, events: usize, users: u64) -> Vec<Generated> {
     history(&Plan { seed, events, users, start_ms: MARCH_MS, span_ms: DAY_MS })

@@ -177,14 +177,14 @@ impl<'a> Topics<'a> {
             .map(|(key, wanted)| (*key, value(key), *wanted))
             .filter(|(_, found, wanted)| found != wanted)
             .collect();
-        if value("max.message.bytes").parse().is_ok_and(|bytes: u64| bytes < record_bytes) {
-            wrong.push(("max.message.bytes", value("max.message.bytes"), &least));
-        }
         let retention = config.get("retention.ms");
         let is_chosen = retention.is_some_and(|entry| entry.source == ConfigSource::DynamicTopic);
         if purpose == Purpose::Events && value("retention.ms") != "-1" && !is_chosen {
             // The brokers' default is nobody's wish for this topic; a value of its own is.
             wrong.push(("retention.ms", value("retention.ms"), "-1"));
+        }
+        if value("max.message.bytes").parse().is_ok_and(|bytes: u64| bytes < record_bytes) {
+            wrong.push(("max.message.bytes", value("max.message.bytes"), &least));
         }
         if wrong.is_empty() {
             return Ok(value("min.insync.replicas").parse().unwrap_or(1));
