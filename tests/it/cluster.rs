@@ -21,25 +21,31 @@ pub fn name(what: &str) -> String {
 /// What the processes share. Topic and tables come into being with the first of them.
 pub struct Cluster {
     name: String,
+    bucket: String,
     settings: Vec<String>,
 }
 
 impl Cluster {
-    /// Settings as in [`Home::new`], the same for all.
+    /// On the shared brokers and store. Settings as in [`Home::new`], the same for all.
     pub fn new(partitions: u32, settings: &[&str]) -> Self {
-        let (kafka, minio) = (Kafka::shared(), Minio::shared());
+        let minio = Minio::shared();
+        Self::on(&Kafka::shared().brokers(), minio, &minio.endpoint(), partitions, settings)
+    }
+
+    /// On these brokers, and a store that is reached at `endpoint`.
+    pub fn on(brokers: &str, minio: &Minio, endpoint: &str, partitions: u32, settings: &[&str]) -> Self {
         let name = name("shared");
         let key = |variable: &str| minio.env().into_iter().find(|(name, _)| *name == variable).unwrap().1;
-        let mut cluster = Cluster { name, settings: Vec::new() };
+        let mut cluster = Cluster { name, bucket: minio.bucket().to_owned(), settings: Vec::new() };
         cluster.settings = vec![
             format!("log.kind = {:?}", "kafka"),
             format!("log.partitions = {partitions}"),
-            format!("kafka.brokers = {:?}", kafka.brokers()),
+            format!("kafka.brokers = {brokers:?}"),
             format!("kafka.topic = {:?}", cluster.topic()),
             format!("kafka.state_topic = {:?}", cluster.state_topic()),
             format!("kafka.group = {:?}", cluster.name),
             format!("lake.url = {:?}", format!("s3://{}", cluster.lake())),
-            format!("lake.s3.endpoint = {:?}", minio.endpoint()),
+            format!("lake.s3.endpoint = {endpoint:?}"),
             format!("lake.s3.access_key_id = {:?}", key("AWS_ACCESS_KEY_ID")),
             format!("lake.s3.secret_access_key = {:?}", key("AWS_SECRET_ACCESS_KEY")),
         ];
@@ -57,7 +63,7 @@ impl Cluster {
 
     /// Where the tables lie: `bucket/prefix`.
     pub fn lake(&self) -> String {
-        format!("{}/{}", Minio::shared().bucket(), self.name)
+        format!("{}/{}", self.bucket, self.name)
     }
 
     /// A data directory of its own.

@@ -4,8 +4,9 @@
 //! `TEST_LONG=1` takes 300,000 events and five minutes of fire instead of 30,000 and 40 seconds; `TEST_EVENTS`,
 //! `TEST_SECONDS` and `TEST_SEED` set their own.
 
+use super::cluster::Cluster;
 use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, Random, history, lines, tick_line};
-use super::harness::{Home, Tables, free_port, until};
+use super::harness::{Home, Tables, until};
 use super::parts::{Cuts, Kafka, Minio, missing, produce};
 use super::viber::{is_long, number, seed};
 use serde_json::Value;
@@ -16,50 +17,22 @@ use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 6;
 
-/// Homes of processes that share a topic and tables.
-struct Cluster {
-    homes: Vec<Home>,
+/// Short intervals, so that much is under way at any moment.
+const BUSY: [&str; 2] = [r#"lake.commit_every = "1s""#, r#"lake.snapshot_every = "2s""#];
+
+/// Events in the tables as the first who answers sees them; 0 when nobody does.
+fn archived(homes: &[Home]) -> i64 {
+    let count = |home: &Home| {
+        let output = home.run(&["sql", "--format", "ndjson", "select count(*) as n from events"]);
+        let row: Value = serde_json::from_slice(&output.stdout).ok()?;
+        row["n"].as_i64()
+    };
+    homes.iter().filter_map(count).max().unwrap_or(0)
 }
 
-impl Cluster {
-    fn new(projectors: usize, brokers: &str, endpoint: &str, minio: &Minio, settings: &[&str]) -> Self {
-        let name = format!("fire-{}", free_port());
-        let env: BTreeMap<&str, String> = minio.env().into_iter().collect();
-        let mut all = vec![
-            r#"log.kind = "kafka""#.to_owned(),
-            format!("log.partitions = {PARTITIONS}"),
-            format!("kafka.brokers = {brokers:?}"),
-            format!(r#"kafka.topic = "{name}""#),
-            format!(r#"kafka.state_topic = "{name}-state""#),
-            format!(r#"kafka.group = "{name}""#),
-            r#"kafka.properties."session.timeout.ms" = 6000"#.to_owned(),
-            format!(r#"lake.url = "s3://{}/{name}""#, minio.bucket()),
-            format!(r#"lake.s3.endpoint = "{endpoint}""#),
-            format!(r#"lake.s3.access_key_id = "{}""#, env["AWS_ACCESS_KEY_ID"]),
-            format!(r#"lake.s3.secret_access_key = "{}""#, env["AWS_SECRET_ACCESS_KEY"]),
-            r#"lake.commit_every = "1s""#.to_owned(),
-            r#"lake.snapshot_every = "2s""#.to_owned(),
-        ];
-        all.extend(settings.iter().map(|line| (*line).to_owned()));
-        let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        Cluster { homes: (0..projectors).map(|_| Home::new(&all)).collect() }
-    }
-
-    fn topic(&self) -> String {
-        let config = std::fs::read_to_string(self.homes[0].config()).unwrap();
-        let line = config.lines().find_map(|line| line.strip_prefix("kafka.topic = ")).unwrap().to_owned();
-        line.trim_matches('"').to_owned()
-    }
-
-    /// Events in the tables as the first who answers sees them; 0 when nobody does.
-    fn archived(&self) -> i64 {
-        let count = |home: &Home| {
-            let output = home.run(&["sql", "--format", "ndjson", "select count(*) as n from events"]);
-            let row: Value = serde_json::from_slice(&output.stdout).ok()?;
-            row["n"].as_i64()
-        };
-        self.homes.iter().filter_map(count).max().unwrap_or(0)
-    }
+/// Waits until a server on this data directory answers.
+fn until_it_answers(home: &Home) {
+    until("an answer", || home.run(&["sql", "select 1"]).status.success(), |done| *done);
 }
 
 /// A `serve` that is killed, paused and started again.
@@ -242,9 +215,12 @@ fn under_fire_every_event_counts_once() {
     let (mut kafka, minio) = (Kafka::start(3), Minio::start());
     let store = Cuts::before(minio.address());
     let endpoint = format!("http://{}", store.address());
-    let cluster = Cluster::new(3, &kafka.brokers_behind_cuts(), &endpoint, &minio, &[]);
-    let mut projectors: Vec<Projector<'_>> = cluster.homes.iter().map(Projector::start).collect();
-    until("the first start", || cluster.homes[0].run(&["sql", "select 1"]).status.success(), |done| *done);
+    let patience = r#"kafka.properties."session.timeout.ms" = 6000"#;
+    let settings = [BUSY[0], BUSY[1], patience];
+    let cluster = Cluster::on(&kafka.brokers_behind_cuts(), &minio, &endpoint, PARTITIONS, &settings);
+    let homes: Vec<Home> = (0..3).map(|_| cluster.home()).collect();
+    let mut projectors: Vec<Projector<'_>> = homes.iter().map(Projector::start).collect();
+    until_it_answers(&homes[0]);
 
     let (fed, brokers, topic) = (AtomicBool::new(false), kafka.brokers(), cluster.topic());
     std::thread::scope(|scope| {
@@ -266,10 +242,10 @@ fn under_fire_every_event_counts_once() {
     });
     assert!(fed.load(Ordering::SeqCst));
     println!("the fire is out");
-    until("every event in the tables", || cluster.archived(), |n| *n >= events as i64);
+    until("every event in the tables", || archived(&homes), |n| *n >= events as i64);
     projectors.iter_mut().for_each(Projector::stop);
 
-    let home = &cluster.homes[0];
+    let home = &homes[0];
     home.ok_with(&["import", "--wait", "-"], last_tick(&ledger).as_bytes());
     assert_eq!(home.number("select count(*) from events"), events as i64);
     let found = ids(home);
@@ -291,14 +267,17 @@ fn a_projector_that_slept_through_its_session_commits_nothing() {
     let plan = Plan { seed, events: 6000, users: 700, start_ms: MARCH_MS, span_ms: 10 * DAY_MS };
     let ledger = history(&plan);
     let (wanted, wanted_ids) = quiet(&ledger);
-    let (kafka, minio) = (Kafka::shared(), Minio::shared());
-    let settings =
-        [r#"kafka.properties."session.timeout.ms" = 1500"#, r#"kafka.properties."heartbeat.interval.ms" = 300"#];
-    let cluster = Cluster::new(2, &kafka.brokers(), &minio.endpoint(), minio, &settings);
-    let mut projectors: Vec<Projector<'_>> = cluster.homes.iter().map(Projector::start).collect();
+    let settings = [
+        BUSY[0],
+        BUSY[1],
+        r#"kafka.properties."session.timeout.ms" = 1500"#,
+        r#"kafka.properties."heartbeat.interval.ms" = 300"#,
+    ];
+    let (kafka, cluster) = (Kafka::shared(), Cluster::new(PARTITIONS, &settings));
+    let homes = [cluster.home(), cluster.home()];
+    let mut projectors: Vec<Projector<'_>> = homes.iter().map(Projector::start).collect();
     let assigned = |projector: &Projector<'_>| projector.log().matches("partitions are assigned").count();
-    let works = |home: &Home| until("an answer", || home.run(&["sql", "select 1"]).status.success(), |done| *done);
-    cluster.homes.iter().for_each(|home| assert!(works(home)));
+    homes.iter().for_each(until_it_answers);
 
     let topic = cluster.topic();
     let mut random = Random(seed);
@@ -314,20 +293,13 @@ fn a_projector_that_slept_through_its_session_commits_nothing() {
         for piece in &pair[1..] {
             sent += produce(&kafka.brokers(), &topic, "murmur2_random", &lines(piece));
         }
-        let awake = &cluster.homes[other];
-        until(
-            "the other to have everything",
-            || {
-                let output = awake.run(&["sql", "--format", "ndjson", "select count(*) as n from events"]);
-                serde_json::from_slice::<Value>(&output.stdout).ok().and_then(|row| row["n"].as_i64())
-            },
-            |n| *n == Some(sent as i64),
-        );
+        let awake = &homes[other..=other];
+        until("the other to have everything", || archived(awake), |n| *n == sent as i64);
         projectors[sleeper].signal("CONT");
         until("its return", || assigned(&projectors[sleeper]), |now| *now > before);
     }
     projectors.iter_mut().for_each(Projector::stop);
-    let home = &cluster.homes[0];
+    let home = &homes[0];
     home.ok_with(&["import", "--wait", "-"], last_tick(&ledger).as_bytes());
     assert_eq!(ids(home), wanted_ids);
     wanted.assert_equal(&home.tables(), "after the sleep");

@@ -7,6 +7,7 @@ use super::generate::{DAY_MS, HOUR_MS, MARCH_MS, Plan, history, lines, tick_line
 use super::golden::{assert_golden, assert_totals, import, settings};
 use super::harness::{Home, Server};
 use super::parts::{self, Kafka, Minio, spark_totals};
+use super::viber::is_long;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -29,11 +30,6 @@ fn check_golden(history: &str, policy: &str, partitions: u32, processes: usize) 
     let when = format!("{partitions} partitions, {processes} processes");
     assert_golden(ask, history, policy, &when);
     assert_totals(ask, history, policy);
-}
-
-/// Histories in every combination are a matter of minutes.
-fn is_long() -> bool {
-    std::env::var("TEST_LONG").is_ok_and(|long| long == "1")
 }
 
 fn check_all(history: &str, short: &[(u32, usize)]) {
