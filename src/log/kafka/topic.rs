@@ -3,9 +3,13 @@
 use super::super::LogError;
 use super::client::{PATIENCE, Quiet, Settings, refused};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a topic is for, which decides how it must be set.
@@ -53,25 +57,55 @@ pub(super) struct Topic {
     pub min_insync: usize,
 }
 
+/// Keeps what a client said last of a connection that failed.
+#[derive(Default)]
+struct Complaints(Mutex<String>);
+
+impl ClientContext for Complaints {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+        // That all are down says less than why one is.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            reason.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+impl ConsumerContext for Complaints {}
+
 /// The topic of that name, made where it is missing. Blocks.
 pub(super) struct Topics<'a> {
     pub settings: &'a Settings,
     pub admin: AdminClient<Quiet>,
     /// Brokers make a topic that a producer or an administrator asks about, but not for a consumer.
-    pub asking: BaseConsumer<Quiet>,
+    asking: BaseConsumer<Complaints>,
 }
 
 impl<'a> Topics<'a> {
     pub fn new(settings: &'a Settings) -> Result<Self, LogError> {
         let admin = settings.client(&[]).create_with_context(Quiet).map_err(refused)?;
-        let asking = settings.consumer().create_with_context(Quiet).map_err(refused)?;
+        let asking = settings.consumer().create_with_context(Complaints::default()).map_err(refused)?;
         Ok(Self { settings, admin, asking })
     }
 
     /// Names the cluster: part of the log's id.
     pub fn cluster_id(&self) -> Result<String, LogError> {
         let id = self.admin.inner().fetch_cluster_id(PATIENCE);
-        id.ok_or_else(|| self.unreachable("no broker has answered"))
+        id.ok_or_else(|| self.unreachable(&format!("no broker has answered{}", self.cause())))
+    }
+
+    /// What the client has to say of its connections: that a password is wrong, above all.
+    fn cause(&self) -> String {
+        // It says so only when it is asked for events, one at a time.
+        for _ in 0..100 {
+            let _ = self.asking.poll(Duration::ZERO);
+        }
+        let said = self.asking.context().0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_empty() { String::new() } else { format!(": {said}") }
     }
 
     fn unreachable(&self, reason: &str) -> LogError {
