@@ -180,7 +180,9 @@ impl Cursors {
     /// First offset still held, and the end. Blocks until a broker answers.
     pub fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
         let number = i32::try_from(partition).unwrap_or(i32::MAX);
-        let found = self.asking.fetch_watermarks(&self.settings.topic, number, PATIENCE);
+        let ask = |client: &BaseConsumer<Quiet>| client.fetch_watermarks(&self.settings.topic, number, PATIENCE);
+        // A client that looked at the topic while brokers were away may go on not knowing its partitions; a new one asks.
+        let found = ask(&self.asking).or_else(|_| ask(&self.settings.consumer().create_with_context(Quiet)?));
         let (start, end) = found.map_err(|error| self.unreadable(partition, 0, error.to_string()))?;
         Ok((u64::try_from(start).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
     }
