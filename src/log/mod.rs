@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Names one log for ever: made with the log, part of the `appId` of every table commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -131,8 +132,9 @@ pub struct Assignment {
     pub number: u64,
     /// In order.
     pub partitions: Vec<u32>,
-    /// Whether the partitions of the one before were lost already: others may have them, so nothing may be committed.
-    pub lost: bool,
+    /// The newest change by which partitions were lost before they were let go: others may have them, so nothing that
+    /// began before it may be committed. 0: none.
+    pub lost: u64,
 }
 
 /// A change of the fold's state: a value that is set, or taken away.
@@ -188,6 +190,8 @@ pub async fn read_before(
 ) -> Result<Fetched, LogError> {
     let mut appended = log.appended();
     let mut next = from;
+    // Whatever else comes in wakes this up as well, so the time is kept apart from that.
+    let mut deadline = Instant::now() + PATIENCE;
     while next < end {
         let mut fetched = log.read(partition, next, max_records, max_bytes).await?;
         fetched.records.retain(|record| record.offset < end);
@@ -195,7 +199,9 @@ pub async fn read_before(
         if !fetched.records.is_empty() {
             return Ok(fetched);
         }
-        if fetched.next == next && tokio::time::timeout(PATIENCE, appended.changed()).await.is_err() {
+        if fetched.next > next {
+            deadline = Instant::now() + PATIENCE;
+        } else if Instant::now() > deadline || tokio::time::timeout_at(deadline, appended.changed()).await.is_err() {
             let reason = format!("nothing has come for {} s, though the partition ends at {end}", PATIENCE.as_secs());
             return Err(LogError::Unreadable { partition, offset: next, reason });
         }

@@ -116,7 +116,7 @@ async fn turn(
     let lost = async move {
         // The sender lives as long as the group.
         while moved.changed().await.is_ok() {
-            if moved.borrow().lost {
+            if moved.borrow().lost > now.number {
                 return;
             }
         }
@@ -174,16 +174,21 @@ async fn run(
     live: &Arc<Live>,
     inbox: &mut mpsc::Receiver<Request>,
     partitions: &[u32],
-    sharing: Sharing<'_>,
+    mut sharing: Sharing<'_>,
 ) -> Result<Ended, ProjectorError> {
     let settings = &parts.settings;
     if let Some(theirs) = parts.lake.table(TableName::Events).foreign_log() {
         return Err(ProjectorError::OtherLog { what: "the events table", ours: settings.log_id.clone(), theirs });
     }
-    let (state, Taken { meta, refused }) = match &sharing {
-        Some((group, _)) => {
-            parts.lake.claim(partitions).await?;
-            taken_over(parts, live, &**group, partitions).await?
+    let (state, Taken { meta, refused }) = match &mut sharing {
+        Some((group, assignment)) => {
+            let mut stop = parts.stop.clone();
+            // What is half taken over is taken over anew by whoever comes next.
+            tokio::select! {
+                taken = taken_over(parts, live, &**group, partitions) => taken?,
+                () = changed(Some(&mut *assignment)) => return Ok(Ended::Reassigned),
+                () = told(&mut stop) => return Ok(Ended::Stopped),
+            }
         }
         None => own_state(parts, live).await?,
     };
@@ -247,6 +252,7 @@ async fn taken_over(
     partitions: &[u32],
 ) -> Result<(State, Taken), ProjectorError> {
     let settings = &parts.settings;
+    parts.lake.claim(partitions).await?;
     let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;
     // What another log has left here is of no use, and all of this one is to be had elsewhere.
     let meta = meta.filter(|meta| meta.log_id == settings.log_id).unwrap_or_else(|| new_meta(settings));

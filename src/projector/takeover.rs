@@ -62,7 +62,8 @@ impl TakeOver<'_> {
     async fn take(&mut self, partition: u32, archived_to: u64) -> Result<(), ProjectorError> {
         let handed = self.group.handed(partition).await?;
         let own = self.meta.partitions[partition as usize].clone();
-        let is_handed = |handed: &Handed| handed.position == own.position && handed.basis == own.basis;
+        let is_handed =
+            |handed: &Handed| !handed.basis.is_empty() && handed.basis == own.basis && handed.position == own.position;
         if self.fits(&own, archived_to) && handed.as_ref().is_some_and(is_handed) {
             return Ok(());
         }
@@ -133,7 +134,8 @@ impl TakeOver<'_> {
                 Ok(_) => {}
                 Err(error) => taking.failed = Some(error),
             }
-            taking.failed.is_none()
+            // Whoever asked may have gone; what it waits for holds the state.
+            taking.failed.is_none() && Arc::strong_count(&shared) > 1
         };
         self.group.restore(partition, Box::new(each)).await?;
         let state = self.state.clone();
@@ -177,10 +179,12 @@ impl TakeOver<'_> {
 
     /// Hands over the whole state of a partition under a new basis.
     async fn publish(&mut self, partition: u32) -> Result<(), ProjectorError> {
-        let basis = Uuid::now_v7().to_string();
-        // Until the new mark stands there is none, so nobody takes up what is half written.
+        let position = self.meta.partitions[partition as usize].position;
+        // Until the new mark stands there is none, so nobody takes up what is half written. The position goes with each
+        // page because it is what a member that has been taken over cannot store.
+        let unfinished = || vec![Handed { partition, position, basis: String::new() }];
         let unmarked = StateChange { partition, key: MARK.to_vec(), value: None };
-        self.group.store(vec![unmarked], Vec::new()).await?;
+        self.group.store(vec![unmarked], unfinished()).await?;
         let mut stale = self.handed_keys(partition).await?;
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -190,16 +194,16 @@ impl TakeOver<'_> {
             for change in &changes {
                 stale.remove(&change.key);
             }
-            self.group.store(changes, Vec::new()).await?;
+            self.group.store(changes, unfinished()).await?;
         }
         let gone: Vec<StateChange> = stale.into_iter().map(|key| StateChange { partition, key, value: None }).collect();
         for page in gone.chunks(PAGE) {
-            self.group.store(page.to_vec(), Vec::new()).await?;
+            self.group.store(page.to_vec(), unfinished()).await?;
         }
+        let basis = Uuid::now_v7().to_string();
         let mut mark = self.meta.partitions[partition as usize].clone();
         mark.basis = basis.clone();
         self.keep(partition, mark)?;
-        let position = self.meta.partitions[partition as usize].position;
         let handed = Handed { partition, position, basis };
         self.group.store(vec![self.meta.handover(partition)], vec![handed]).await?;
         Ok(())

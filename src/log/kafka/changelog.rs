@@ -2,13 +2,17 @@
 
 use super::super::{LogError, StateChange};
 use super::client::{PATIENCE, Quiet, Settings, refused};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use super::topic::STATE_RECORD_BYTES;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 
+/// A transaction that its process has left open is broken off by the brokers after this; until then nobody can take over
+/// what it touched.
+const TRANSACTION_MS: &str = "30000";
 /// A transaction left open by a process that died is broken off by then.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(60);
 /// A transaction must be through with its records by then: soon after, the brokers break it off.
@@ -23,24 +27,89 @@ pub(super) fn unwritable(topic: &str, error: &KafkaError) -> LogError {
     LogError::Unwritable(format!("topic {topic}: {error}"))
 }
 
-/// Writes changes as one transaction, closed by `offsets`. What fails is broken off, whole. Blocks.
-pub(super) fn write(
-    producer: &ThreadedProducer<Quiet>,
-    topic: &str,
-    changes: &[StateChange],
-    offsets: impl FnOnce() -> Result<(), KafkaError>,
-) -> Result<(), KafkaError> {
-    producer.begin_transaction()?;
-    let written = send(producer, topic, changes)
-        .and_then(|()| producer.flush(FLUSH))
-        .and_then(|()| offsets())
-        .and_then(|()| producer.commit_transaction(PATIENCE));
-    if written.is_err()
-        && let Err(error) = producer.abort_transaction(PATIENCE)
-    {
-        tracing::debug!(%error, "a transaction that failed could not be broken off; the brokers do it");
+/// Who writes the transactions of one process.
+pub(super) struct Writer {
+    settings: Settings,
+    /// Names the process for good.
+    instance: String,
+    /// None after a transaction has failed, for what state it is in then is hard to say.
+    producer: Option<ThreadedProducer<Quiet>>,
+}
+
+impl Writer {
+    /// Breaks off what its namesake before it has left open. Blocks.
+    pub fn open(settings: &Settings, instance: &str) -> Result<Self, LogError> {
+        let mut writer = Self { settings: settings.clone(), instance: instance.to_owned(), producer: None };
+        writer.settle()?;
+        Ok(writer)
     }
-    written
+
+    /// Sees to it that every transaction before has come to its end: what is read after this changes only by what is
+    /// written after it. Blocks.
+    pub fn settle(&mut self) -> Result<(), LogError> {
+        if self.producer.is_none() {
+            self.producer = Some(self.open_producer()?);
+        }
+        Ok(())
+    }
+
+    /// Writes changes as one transaction, closed by `offsets` of the member that `member` gives then. What fails is
+    /// broken off, whole. Blocks.
+    pub fn write(
+        &mut self,
+        changes: &[StateChange],
+        offsets: TopicPartitionList,
+        member: impl FnOnce() -> Result<ConsumerGroupMetadata, KafkaError>,
+    ) -> Result<(), LogError> {
+        let topic = self.settings.state_topic.clone();
+        let failed = |error: KafkaError| unwritable(&topic, &error);
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
+            None => self.open_producer()?,
+        };
+        producer.begin_transaction().map_err(failed)?;
+        let written = send(&producer, &topic, changes)
+            .and_then(|()| producer.flush(FLUSH))
+            .and_then(|()| close(&producer, offsets, member()?))
+            .and_then(|()| producer.commit_transaction(PATIENCE));
+        if written.is_err()
+            && let Err(error) = producer.abort_transaction(PATIENCE)
+        {
+            tracing::debug!(%error, "a transaction that failed could not be broken off; the next producer does it");
+        }
+        written.map_err(failed)?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    fn open_producer(&self) -> Result<ThreadedProducer<Quiet>, LogError> {
+        let mut config = self.settings.producer();
+        config
+            .set("transactional.id", format!("{}-{}", self.settings.state_topic, self.instance))
+            .set("transaction.timeout.ms", TRANSACTION_MS)
+            .set("message.max.bytes", STATE_RECORD_BYTES.to_string())
+            .set("linger.ms", "20");
+        let producer: ThreadedProducer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+        let ready = producer.init_transactions(PATIENCE * 3);
+        ready.map_err(|error| unwritable(&self.settings.state_topic, &error))?;
+        Ok(producer)
+    }
+}
+
+/// Puts the group's offsets into the transaction. The client may forget its own time limit here when the group's
+/// coordinator goes away (librdkafka issues 5456 and 5511), so the call gets a thread, which is left to itself then.
+fn close(
+    producer: &ThreadedProducer<Quiet>,
+    offsets: TopicPartitionList,
+    member: ConsumerGroupMetadata,
+) -> Result<(), KafkaError> {
+    let (producer, (done, wait)) = (producer.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        // Nobody waits any more where it took too long.
+        let _ = done.send(producer.send_offsets_to_transaction(&offsets, &member, PATIENCE));
+    });
+    let forgotten = |_| Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
+    wait.recv_timeout(PATIENCE + Duration::from_secs(2)).unwrap_or_else(forgotten)
 }
 
 fn send(producer: &ThreadedProducer<Quiet>, topic: &str, changes: &[StateChange]) -> Result<(), KafkaError> {

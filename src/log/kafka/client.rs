@@ -38,6 +38,8 @@ impl Settings {
         config.set("bootstrap.servers", &self.brokers).set("client.id", "counterbat");
         // A broker that comes back is noticed within a second or so.
         config.set("reconnect.backoff.max.ms", "1000");
+        // A client that looked at the topic just when its brokers were away looks again so soon; by default after minutes.
+        config.set("topic.metadata.refresh.interval.ms", "10000");
         for (name, value) in ours {
             config.set(*name, *value);
         }

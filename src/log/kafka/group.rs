@@ -5,28 +5,23 @@
 //! with the group's offsets, so that a member that has been taken over can store nothing.
 
 use super::super::{Assignment, Group, Handed, LogError, StateChange};
-use super::changelog;
+use super::changelog::{self, Writer};
 use super::client::{PATIENCE, Quiet, Settings, refused};
-use super::topic::STATE_RECORD_BYTES;
 use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// A member that is silent for so long is out, and others take its partitions.
 const SESSION_MS: &str = "10000";
-/// A transaction that its process has left open is broken off by the brokers after this; until then nobody can take over
-/// what it touched.
-const TRANSACTION_MS: &str = "30000";
 /// How often the group's thread looks whether it is time to end.
 const POLL: Duration = Duration::from_millis(100);
 /// Leaving the group takes at most this long.
@@ -49,19 +44,21 @@ impl Talk {
         let mut number = 0;
         self.assignment.send_modify(|assignment| {
             number = assignment.number + 1;
+            let lost = if lost { number } else { assignment.lost };
             *assignment = Assignment { number, partitions: partitions.into_iter().collect(), lost };
         });
         number
     }
 
-    /// Waits until the projector works by nothing older.
-    fn wait_entered(&self, number: u64) {
-        let entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+    fn entered(&self) -> MutexGuard<'_, u64> {
+        self.entered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the projector works by nothing older; false when it does not come to that in time.
+    fn wait_entered(&self, number: u64) -> bool {
         let is_behind = |entered: &mut u64| *entered < number && !self.leaving.load(Ordering::Relaxed);
-        let waited = self.moved.wait_timeout_while(entered, LET_GO, is_behind);
-        if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
-            tracing::warn!("the projector has not let go of revoked partitions in time");
-        }
+        let waited = self.moved.wait_timeout_while(self.entered(), LET_GO, is_behind);
+        !waited.is_ok_and(|(_, timeout)| timeout.timed_out())
     }
 }
 
@@ -69,12 +66,12 @@ impl Talk {
 struct Member(Arc<Talk>);
 
 impl ClientContext for Member {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        Quiet.error(error, reason);
     }
 }
 
@@ -87,8 +84,11 @@ impl ConsumerContext for Member {
             left.remove(&partition);
         }
         tracing::info!(left = ?left, lost, "partitions are taken away");
-        let number = self.0.tell(left, lost);
-        self.0.wait_entered(number);
+        let number = self.0.tell(left.clone(), lost);
+        if !self.0.wait_entered(number) {
+            tracing::warn!("the projector has not let go of revoked partitions in time and starts over");
+            self.0.tell(left, true);
+        }
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -124,9 +124,7 @@ pub struct KafkaGroup {
     talk: Arc<Talk>,
     /// None once it has left.
     consumer: Option<Arc<BaseConsumer<Member>>>,
-    /// The producer of the transactions; none after one has failed, for what state it is in then is hard to say.
-    producer: Arc<Mutex<Option<ThreadedProducer<Quiet>>>>,
-    instance: String,
+    writer: Arc<Mutex<Writer>>,
     polling: Option<JoinHandle<()>>,
 }
 
@@ -134,7 +132,7 @@ impl KafkaGroup {
     /// Joins the group. `instance` names this process for good: one that starts again under its name breaks off what it
     /// left half done. Blocks.
     pub fn join(settings: &Settings, instance: &str) -> Result<Self, LogError> {
-        let producer = open_producer(settings, instance)?;
+        let writer = Writer::open(settings, instance)?;
         let talk = Arc::new(Talk {
             topic: settings.topic.clone(),
             assignment: watch::Sender::new(Assignment::default()),
@@ -167,8 +165,7 @@ impl KafkaGroup {
             settings: settings.clone(),
             talk,
             consumer: Some(consumer),
-            producer: Arc::new(Mutex::new(Some(producer))),
-            instance: instance.to_owned(),
+            writer: Arc::new(Mutex::new(writer)),
             polling: Some(polling),
         })
     }
@@ -186,24 +183,10 @@ impl KafkaGroup {
     }
 }
 
-/// A producer of transactions. What its namesake before it has left open is broken off.
-fn open_producer(settings: &Settings, instance: &str) -> Result<ThreadedProducer<Quiet>, LogError> {
-    let mut config = settings.producer();
-    config
-        .set("transactional.id", format!("{}-{instance}", settings.state_topic))
-        .set("transaction.timeout.ms", TRANSACTION_MS)
-        .set("message.max.bytes", STATE_RECORD_BYTES.to_string())
-        .set("linger.ms", "20");
-    let producer: ThreadedProducer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
-    let ready = producer.init_transactions(PATIENCE * 3);
-    ready.map_err(|error| changelog::unwritable(&settings.state_topic, &error))?;
-    Ok(producer)
-}
-
 impl Drop for KafkaGroup {
     fn drop(&mut self) {
         {
-            let _entered = self.talk.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            let _entered = self.talk.entered();
             self.talk.leaving.store(true, Ordering::Relaxed);
             self.talk.moved.notify_all();
         }
@@ -232,14 +215,16 @@ impl Group for KafkaGroup {
     }
 
     fn enter(&self, number: u64) {
-        *self.talk.entered.lock().unwrap_or_else(PoisonError::into_inner) = number;
+        *self.talk.entered() = number;
         self.talk.moved.notify_all();
     }
 
     async fn handed(&self, partition: u32) -> Result<Option<Handed>, LogError> {
         let (consumer, topic) = (self.consumer.clone(), self.settings.topic.clone());
+        let writer = self.writer.clone();
         let ask = move || {
             let Some(consumer) = consumer else { return Ok(None) };
+            writer.lock().unwrap_or_else(PoisonError::into_inner).settle()?;
             let mut list = TopicPartitionList::new();
             list.add_partition(&topic, i32::try_from(partition).unwrap_or(i32::MAX));
             let failed = |error: KafkaError| LogError::Unreadable {
@@ -262,21 +247,17 @@ impl Group for KafkaGroup {
     async fn store(&self, changes: Vec<StateChange>, positions: Vec<Handed>) -> Result<(), LogError> {
         let topic = self.settings.state_topic.clone();
         let offsets = self.offsets(&positions).map_err(|error| changelog::unwritable(&topic, &error))?;
-        let (slot, consumer) = (self.producer.clone(), self.consumer.clone());
-        let (settings, instance) = (self.settings.clone(), self.instance.clone());
+        let (writer, consumer) = (self.writer.clone(), self.consumer.clone());
+        // Whoever asks may be gone by the time this is written, and the partitions be lost.
+        let (talk, entered) = (self.talk.clone(), *self.talk.entered());
         let write = move || {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            let producer = match slot.take() {
-                Some(producer) => producer,
-                None => open_producer(&settings, &instance)?,
-            };
-            let written = changelog::write(&producer, &topic, &changes, || {
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.write(&changes, offsets, || {
                 let member = consumer.and_then(|consumer| consumer.group_metadata()).ok_or(KafkaError::Canceled)?;
-                producer.send_offsets_to_transaction(&offsets, &member, PATIENCE)
-            });
-            written.map_err(|error| changelog::unwritable(&topic, &error))?;
-            *slot = Some(producer);
-            Ok(())
+                // In this order: what was lost later makes the member's generation an old one, which the brokers refuse.
+                let lost = talk.assignment.borrow().lost > entered;
+                if lost { Err(KafkaError::Canceled) } else { Ok(member) }
+            })
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| LogError::Unwritable(error.to_string()))?

@@ -2,7 +2,9 @@
 
 use super::super::LogError;
 use super::client::{PATIENCE, Quiet, Settings, refused};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -62,16 +64,16 @@ pub(super) struct Topic {
 struct Complaints(Mutex<String>);
 
 impl ClientContext for Complaints {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
         // That all are down says less than why one is.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             reason.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
         }
+        Quiet.error(error, reason);
     }
 }
 
@@ -188,19 +190,34 @@ impl<'a> Topics<'a> {
         }
     }
 
+    /// A topic's settings; `None` where they may not be read.
+    async fn describe(&self, name: &str) -> Result<Option<ConfigResource>, LogError> {
+        let deadline = Instant::now() + PATIENCE;
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        loop {
+            let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options).await;
+            let described = described.map_err(|error| self.unreachable(&error.to_string()))?;
+            let problem = match described.into_iter().next() {
+                Some(Ok(config)) if !config.entries.is_empty() => return Ok(Some(config)),
+                Some(Err(
+                    RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
+                )) => return Ok(None),
+                // A broker that has not heard of a topic just made says either.
+                Some(Ok(_)) | None => "none came".to_owned(),
+                Some(Err(code)) => code.to_string(),
+            };
+            if Instant::now() > deadline {
+                return Err(self.unreachable(&format!("the settings of topic {name}: {problem}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Compares the topic's settings with what they must be; its `min.insync.replicas`.
     async fn check(&self, name: &str, purpose: Purpose) -> Result<usize, LogError> {
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options).await;
-        let described = described.map_err(|error| self.unreachable(&error.to_string()))?;
-        let config = match described.into_iter().next() {
-            Some(Ok(config)) => config,
-            Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed)) => {
-                tracing::warn!(topic = name, "the topic's settings may not be read, so they are not checked");
-                return Ok(1);
-            }
-            Some(Err(code)) => return Err(self.unreachable(&format!("the settings of topic {name}: {code}"))),
-            None => return Err(self.unreachable("no settings came")),
+        let Some(config) = self.describe(name).await? else {
+            tracing::warn!(topic = name, "the topic's settings may not be read, so they are not checked");
+            return Ok(1);
         };
         let value = |key: &str| config.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
         let record_bytes = purpose.record_bytes();
