@@ -23,6 +23,10 @@ use tokio::sync::watch;
 const KEPT: usize = 3;
 /// One that nobody has used for so long is let go.
 const IDLE: Duration = Duration::from_secs(60);
+/// A cursor that nothing has come from for so long is held against the end of its partition.
+const STALLED: Duration = Duration::from_secs(5);
+/// The end is known by then, or it is asked for another time: a reader waits.
+const GLANCE: Duration = Duration::from_secs(1);
 /// At the end of what has been fetched, so long is waited for more: an event of the client itself may stand before it.
 const LINGER: Duration = Duration::from_millis(1);
 
@@ -69,6 +73,8 @@ struct Cursor {
     seen: Arc<Seen>,
     next: u64,
     used: Instant,
+    /// When it moved last, or was held against the end.
+    moved: Instant,
 }
 
 /// The cursors of a topic.
@@ -105,6 +111,16 @@ impl Cursors {
         };
         let read = cursor.read(max_records, max_bytes);
         match read {
+            Ok(fetched) if self.is_stalled(partition, &mut cursor) => {
+                tracing::warn!(
+                    partition,
+                    next = fetched.next,
+                    "nothing more is fetched of the partition; a new client does"
+                );
+                close(vec![cursor]);
+                self.wake();
+                Ok(fetched)
+            }
             Ok(fetched) => {
                 self.give_back(partition, cursor);
                 Ok(fetched)
@@ -114,6 +130,18 @@ impl Cursors {
                 Err(self.explain(partition, from, &error))
             }
         }
+    }
+
+    /// Whether a cursor gives nothing although there is something: after leaders have changed a few times in short order,
+    /// a client may stand still for good.
+    fn is_stalled(&self, partition: u32, cursor: &mut Cursor) -> bool {
+        if cursor.moved.elapsed() < STALLED {
+            return false;
+        }
+        cursor.moved = Instant::now();
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let bounds = self.asking.fetch_watermarks(&self.settings.topic, number, GLANCE);
+        bounds.is_ok_and(|(_, end)| u64::try_from(end).is_ok_and(|end| end > cursor.next))
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<u32, Vec<Cursor>>> {
@@ -155,7 +183,7 @@ impl Cursors {
             .add_partition_offset(topic, number, offset)
             .and_then(|()| consumer.assign(&assignment))
             .map_err(|error| self.unreadable(partition, from, error.to_string()))?;
-        Ok(Cursor { consumer, seen, next: from, used: Instant::now() })
+        Ok(Cursor { consumer, seen, next: from, used: Instant::now(), moved: Instant::now() })
     }
 
     fn unreadable(&self, partition: u32, offset: u64, reason: String) -> LogError {
@@ -198,6 +226,7 @@ fn close(cursors: Vec<Cursor>) {
 impl Cursor {
     fn read(&mut self, max_records: usize, max_bytes: usize) -> Result<Fetched, KafkaError> {
         let (mut records, mut bytes) = (Vec::new(), 0);
+        let before = self.next;
         while records.len() < max_records.max(1) && bytes < max_bytes.max(1) {
             match self.consumer.poll(LINGER) {
                 Some(Ok(message)) => {
@@ -216,6 +245,9 @@ impl Cursor {
         }
         if records.is_empty() {
             self.next = self.next.max(self.seen.passed.load(Ordering::Relaxed));
+        }
+        if self.next > before {
+            self.moved = Instant::now();
         }
         let end = self.seen.end.load(Ordering::Relaxed).max(self.next);
         Ok(Fetched { records, next: self.next, end })
