@@ -27,11 +27,17 @@ fn archived(homes: &[Home]) -> i64 {
         let row: Value = serde_json::from_slice(&output.stdout).ok()?;
         row["n"].as_i64()
     };
-    homes.iter().filter_map(count).max().unwrap_or(0)
+    homes.iter().filter(|home| is_served(home)).filter_map(count).max().unwrap_or(0)
+}
+
+/// Whether a server has the data directory; else a command would take it, and the server that starts be refused.
+fn is_served(home: &Home) -> bool {
+    home.data().join("server.json").exists()
 }
 
 /// Waits until a server on this data directory answers.
 fn until_it_answers(home: &Home) {
+    until("a server", || is_served(home), |served| *served);
     until("an answer", || home.run(&["sql", "select 1"]).status.success(), |done| *done);
 }
 
