@@ -47,9 +47,7 @@ impl Writer {
     /// Sees to it that every transaction before has come to its end: what is read after this changes only by what is
     /// written after it. Blocks.
     pub fn settle(&mut self) -> Result<(), LogError> {
-        if self.producer.is_none() {
-            self.producer = Some(self.open_producer()?);
-        }
+        self.producer = Some(self.take_producer()?);
         Ok(())
     }
 
@@ -63,10 +61,7 @@ impl Writer {
     ) -> Result<(), LogError> {
         let topic = self.settings.state_topic.clone();
         let failed = |error: KafkaError| unwritable(&topic, &error);
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
-            None => self.open_producer()?,
-        };
+        let producer = self.take_producer()?;
         producer.begin_transaction().map_err(failed)?;
         let written = send(&producer, &topic, changes)
             .and_then(|()| producer.flush(FLUSH))
@@ -82,7 +77,11 @@ impl Writer {
         Ok(())
     }
 
-    fn open_producer(&self) -> Result<ThreadedProducer<Quiet>, LogError> {
+    /// The producer, or a new one, which breaks off what the one before has left open.
+    fn take_producer(&mut self) -> Result<ThreadedProducer<Quiet>, LogError> {
+        if let Some(producer) = self.producer.take() {
+            return Ok(producer);
+        }
         let mut config = self.settings.producer();
         config
             .set("transactional.id", format!("{}-{}", self.settings.state_topic, self.instance))

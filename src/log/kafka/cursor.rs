@@ -139,9 +139,7 @@ impl Cursors {
             return false;
         }
         cursor.moved = Instant::now();
-        let number = i32::try_from(partition).unwrap_or(i32::MAX);
-        let bounds = self.asking.fetch_watermarks(&self.settings.topic, number, GLANCE);
-        bounds.is_ok_and(|(_, end)| u64::try_from(end).is_ok_and(|end| end > cursor.next))
+        self.ask(&self.asking, partition, GLANCE).is_ok_and(|(_, end)| end > cursor.next)
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<u32, Vec<Cursor>>> {
@@ -207,11 +205,15 @@ impl Cursors {
 
     /// First offset still held, and the end. Blocks until a broker answers.
     pub fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
-        let number = i32::try_from(partition).unwrap_or(i32::MAX);
-        let ask = |client: &BaseConsumer<Quiet>| client.fetch_watermarks(&self.settings.topic, number, PATIENCE);
         // A client that looked at the topic while brokers were away may go on not knowing its partitions; a new one asks.
-        let found = ask(&self.asking).or_else(|_| ask(&self.settings.consumer().create_with_context(Quiet)?));
-        let (start, end) = found.map_err(|error| self.unreadable(partition, 0, error.to_string()))?;
+        let anew = || self.ask(&self.settings.consumer().create_with_context(Quiet)?, partition, PATIENCE);
+        let found = self.ask(&self.asking, partition, PATIENCE).or_else(|_| anew());
+        found.map_err(|error| self.unreadable(partition, 0, error.to_string()))
+    }
+
+    fn ask(&self, client: &BaseConsumer<Quiet>, partition: u32, within: Duration) -> Result<(u64, u64), KafkaError> {
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let (start, end) = client.fetch_watermarks(&self.settings.topic, number, within)?;
         Ok((u64::try_from(start).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
     }
 }
