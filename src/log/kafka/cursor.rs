@@ -23,7 +23,7 @@ use tokio::sync::watch;
 const KEPT: usize = 3;
 /// One that nobody has used for so long is let go.
 const IDLE: Duration = Duration::from_secs(60);
-/// A cursor that nothing has come from for so long is held against the end of its partition.
+/// A cursor that nothing has come from for so long is held against the end of its partition; twice behind it, it stalls.
 const STALLED: Duration = Duration::from_secs(5);
 /// The end is known by then, or it is asked for another time: a reader waits.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -75,6 +75,8 @@ struct Cursor {
     used: Instant,
     /// When it moved last, or was held against the end.
     moved: Instant,
+    /// It was behind the end when it was held against it last, and has not moved since.
+    doubted: bool,
 }
 
 /// The cursors of a topic.
@@ -133,13 +135,14 @@ impl Cursors {
     }
 
     /// Whether a cursor gives nothing although there is something: after leaders have changed a few times in short order,
-    /// a client may stand still for good.
+    /// a client may stand still for good. Found behind once, it may only not have fetched yet what was appended just now.
     fn is_stalled(&self, partition: u32, cursor: &mut Cursor) -> bool {
         if cursor.moved.elapsed() < STALLED {
             return false;
         }
         cursor.moved = Instant::now();
-        self.ask(&self.asking, partition, GLANCE).is_ok_and(|(_, end)| end > cursor.next)
+        let is_behind = self.ask(&self.asking, partition, GLANCE).is_ok_and(|(_, end)| end > cursor.next);
+        std::mem::replace(&mut cursor.doubted, is_behind) && is_behind
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<u32, Vec<Cursor>>> {
@@ -181,7 +184,7 @@ impl Cursors {
             .add_partition_offset(topic, number, offset)
             .and_then(|()| consumer.assign(&assignment))
             .map_err(|error| self.unreadable(partition, from, error.to_string()))?;
-        Ok(Cursor { consumer, seen, next: from, used: Instant::now(), moved: Instant::now() })
+        Ok(Cursor { consumer, seen, next: from, used: Instant::now(), moved: Instant::now(), doubted: false })
     }
 
     fn unreadable(&self, partition: u32, offset: u64, reason: String) -> LogError {
@@ -249,7 +252,7 @@ impl Cursor {
             self.next = self.next.max(self.seen.passed.load(Ordering::Relaxed));
         }
         if self.next > before {
-            self.moved = Instant::now();
+            (self.moved, self.doubted) = (Instant::now(), false);
         }
         let end = self.seen.end.load(Ordering::Relaxed).max(self.next);
         Ok(Fetched { records, next: self.next, end })
