@@ -1,9 +1,11 @@
-//! Small JSON files that are whole or not there, and on the disk before anything counts on them.
+//! Small JSON files that are whole or not there, and on the disk before anything counts on them. Some hold secrets, so only
+//! their owner can read them.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What stands behind the name of a file that is not complete.
@@ -37,7 +39,7 @@ pub fn write(path: &Path, content: &impl Serialize) -> Result<(), DurableFileErr
     let mut partial = path.as_os_str().to_owned();
     partial.push(PARTIAL);
     let write = || {
-        let mut file = File::create(&partial)?;
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&partial, path)?;
@@ -99,6 +101,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_was_written_is_read_and_removed() {
@@ -112,6 +115,16 @@ mod tests {
         assert_eq!(list(&dir.path().join("some")).unwrap(), std::slice::from_ref(&path));
         remove(&path).unwrap();
         assert!(list(&dir.path().join("some")).unwrap().is_empty() && list(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_the_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one.json");
+        // As another program may have left it.
+        fs::write(&path, "6").unwrap();
+        write(&path, &7).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
