@@ -24,7 +24,7 @@
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
-//! | [`console`] | the second listener: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
+//! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!

@@ -3,6 +3,7 @@
 use super::serve::open_gateway;
 use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
 use crate::config::{Config, LogKind};
+use crate::console::tokens::Token;
 use crate::durable_file;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
@@ -18,7 +19,7 @@ use tokio::sync::Mutex;
 
 const SERVER_INFO: &str = "server.json";
 
-/// Where a running server listens.
+/// Where a running server listens, for those who can read its data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// `http://…` of the console listener.
@@ -26,6 +27,8 @@ pub struct ServerInfo {
     /// `http://…` of the gateway listener.
     pub gateway: String,
     pub pid: u32,
+    /// What the console takes beside `[console] tokens`; made anew at each start.
+    pub token: Token,
 }
 
 /// The way to the data.
@@ -192,8 +195,10 @@ mod tests {
         let Access::Offline(first) = access(&config).await.unwrap() else { panic!("nobody else has it") };
         let second = access(&config).await.err().unwrap();
         assert!(second.to_string().contains("in use"), "{second}");
-        let server = ServerInfo { console: "http://c".into(), gateway: "http://g".into(), pid: 7 };
+        let token = Token::random();
+        let server = ServerInfo { console: "http://c".into(), gateway: "http://g".into(), pid: 7, token };
         write_server_info(&config.data_dir, &server).unwrap();
+        assert!(!format!("{server:?}").contains(server.token.reveal()));
         assert!(matches!(access(&config).await.unwrap(), Access::Server(found) if found == server));
         first.stop().await.unwrap();
         // Killed servers leave their addresses behind.

@@ -3,6 +3,7 @@
 use super::access::{ServerInfo, remove_server_info, write_server_info};
 use super::{AppError, Base, Clock, ended};
 use crate::config::Config;
+use crate::console::tokens::{Token, Tokens};
 use crate::console::{self, health::Health, transfer::Transfer};
 use crate::event::{Event, TICK_TYPE};
 use crate::gateway::accounts::Accounts;
@@ -50,11 +51,12 @@ pub async fn serve(
         console: address("http", &console_listener)?,
         gateway: public.address()?,
         pid: std::process::id(),
+        token: Token::random(),
     };
     let accounts = base.accounts_to_serve()?;
     let gateway = open_gateway(&base, accounts.clone(), &server.gateway)?;
     let mut running = base.start_projector().await?;
-    let console = open_console(&base, &running.handle, accounts, &gateway)?;
+    let console = open_console(&base, &running.handle, accounts, &gateway, &server.token)?;
 
     let (halt, halted) = watch::channel(false);
     let mut listeners = [
@@ -136,6 +138,7 @@ fn open_console(
     projector: &ProjectorHandle,
     accounts: Accounts,
     gateway: &Gateway,
+    local: &Token,
 ) -> Result<Router, AppError> {
     let engine = Arc::new(base.engine(projector)?);
     let transfer = Transfer {
@@ -145,7 +148,9 @@ fn open_console(
         clock: base.clock.clone(),
     };
     let health = Health { log: base.log.clone(), projector: projector.clone(), gateway: gateway.clone() };
-    Ok(console::router(engine, transfer, accounts, health, base.metrics.clone()))
+    let configured = &base.config.console.tokens;
+    let tokens = (!configured.is_empty()).then(|| Tokens::new(configured, local));
+    Ok(console::router(engine, transfer, accounts, health, base.metrics.clone(), tokens))
 }
 
 /// The gateway's listener.

@@ -139,14 +139,15 @@ impl TokenArgs {
     }
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// A name of the form that accounts have.
+pub(super) fn name(text: &str) -> Result<String, String> {
     if is_account_name(text) { Ok(text.to_owned()) } else { Err("expected 1 to 64 of a-z, 0-9, _ and -".to_owned()) }
 }
 
 /// Runs the command.
 pub async fn run(args: AccountArgs, config: Config) -> Result<()> {
     match app::access(&config).await? {
-        Access::Server(server) => through_server(args.command, &Server::new(&server.console, None)?).await,
+        Access::Server(server) => through_server(args.command, &Server::new(&server)?).await,
         Access::Offline(offline) => {
             let done = offline_run(args.command, &offline);
             offline.stop().await?;

@@ -3,7 +3,7 @@
 use super::figures::Figures;
 use super::server::Server;
 use super::stop_signal;
-use crate::app::{self, DemoInfo, DemoOptions};
+use crate::app::{self, DemoInfo, DemoOptions, ServerInfo};
 use crate::sandbox::time::SandboxTime;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,7 +75,7 @@ pub async fn run(args: DemoArgs, data_dir: Option<PathBuf>) -> Result<()> {
         // Whoever started it may not care to read.
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(hello(info, &data_dir).as_bytes()).and_then(|()| out.flush());
-        summary = Some(tokio::spawn(show(info.server.console.clone(), info.sandbox.time().clone())));
+        summary = Some(tokio::spawn(show(info.server.clone(), info.sandbox.time().clone())));
     })
     .await;
     if let Some(summary) = summary {
@@ -122,8 +122,8 @@ Ask it, in another terminal:
 }
 
 /// Shows what goes on, until dropped: in place on a terminal, a line now and then elsewhere.
-async fn show(console: String, time: SandboxTime) {
-    let Ok(server) = Server::new(&console, None) else { return };
+async fn show(info: ServerInfo, time: SandboxTime) {
+    let Ok(server) = Server::new(&info) else { return };
     let is_terminal = std::io::stderr().is_terminal();
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{msg}") {

@@ -49,7 +49,7 @@ pub async fn run(args: ExportArgs, config: Config) -> Result<()> {
     let mut sink = Sink::create(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     let exported = match access {
         Access::Offline(offline) => export_offline(&args, *offline, &mut sink).await,
-        Access::Server(file) => export_remote(&args, &Server::new(&file.console, None)?, &mut sink).await,
+        Access::Server(server) => export_remote(&args, &Server::new(&server)?, &mut sink).await,
     };
     match exported {
         Ok(exported) => {

@@ -52,7 +52,7 @@ pub async fn run(args: ImportArgs, config: Config) -> Result<()> {
     let skip = args.skip_bad.as_deref().map(skip_file).transpose()?;
     let summary = match app::access(&config).await? {
         Access::Offline(offline) => import_offline(&args, *offline, skip, &meter).await?,
-        Access::Server(file) => import_remote(&args, &Server::new(&file.console, None)?, skip, &meter).await?,
+        Access::Server(server) => import_remote(&args, &Server::new(&server)?, skip, &meter).await?,
     };
     meter.finish();
     if summary.bad > 0

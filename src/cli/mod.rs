@@ -13,11 +13,13 @@ mod sandbox;
 mod serve;
 mod server;
 mod sql;
+mod token;
 
 use crate::app::{self, Access};
 use crate::config::Config;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use server::Server;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +51,7 @@ enum Command {
     Rebuild(rebuild::RebuildArgs),
     Redeliver(redeliver::RedeliverArgs),
     Account(account::AccountArgs),
+    Token(token::TokenArgs),
     Config(config::ConfigArgs),
 }
 
@@ -73,9 +76,10 @@ fn run(cli: Cli) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     match cli.command {
-        // These two have nothing to do with what the config says.
+        // These have nothing to do with what the config says.
         Command::Demo(args) => runtime.block_on(demo::run(args, cli.data_dir)),
         Command::Sandbox(args) => runtime.block_on(sandbox::run(args)),
+        Command::Token(args) => token::run(args),
         command => {
             // Names and values that are no Unicode cannot be ours.
             let env = std::env::vars_os()
@@ -97,7 +101,7 @@ async fn run_on_data(command: Command, config: Config) -> Result<()> {
         Command::Redeliver(args) => redeliver::run(args, config).await,
         Command::Account(args) => account::run(args, config).await,
         Command::Config(args) => config::run(args, &config),
-        Command::Demo(_) | Command::Sandbox(_) => Ok(()),
+        Command::Demo(_) | Command::Sandbox(_) | Command::Token(_) => Ok(()),
     }
 }
 
@@ -115,7 +119,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
 
 async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {
     match app::access(&config).await? {
-        Access::Server(server) => sql::run_remote(args, &server.console, None).await,
+        Access::Server(server) => sql::run_remote(args, &Server::new(&server)?).await,
         Access::Offline(offline) => {
             let engine = offline.engine().await?;
             let answered = sql::run_local(args, &engine).await;

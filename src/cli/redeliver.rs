@@ -39,7 +39,7 @@ pub async fn run(args: RedeliverArgs, config: Config) -> Result<()> {
         meter.set_position(progress.passed());
     };
     let end = match app::access(&config).await? {
-        Access::Server(file) => remote(&Server::new(&file.console, None)?, &wish, show).await?,
+        Access::Server(server) => remote(&Server::new(&server)?, &wish, show).await?,
         Access::Offline(offline) => {
             let engine = offline.engine().await?;
             let mut redelivery = Redelivery::start(&engine, offline.gateway()?, &wish).await?;

@@ -1,23 +1,34 @@
 //! The running server that holds the data directory, asked over HTTP.
 
-use anyhow::{Context, Result, anyhow};
+use crate::app::ServerInfo;
+use crate::console::tokens::Token;
+use anyhow::{Context, Result};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
+
+/// The server's own word on why it does not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refused {
+    pub detail: String,
+    /// Line and column of what was sent, where it is about one place.
+    pub position: Option<(u64, u64)>,
+}
 
 /// Talks to the console listener of a running server.
 pub struct Server {
     client: Client,
     console: String,
-    token: Option<String>,
+    token: Token,
 }
 
 impl Server {
-    /// `console` is its address as in `server.json`; `token` one of `[console] tokens` where there are any.
-    pub fn new(console: &str, token: Option<&str>) -> Result<Self> {
+    /// The one that told so of itself.
+    pub fn new(info: &ServerInfo) -> Result<Self> {
         // The server is on this machine: a proxy of the environment has no part in it.
         let client = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-        let console = console.trim_end_matches('/').to_owned();
-        Ok(Server { client, console, token: token.map(str::to_owned) })
+        let console = info.console.trim_end_matches('/').to_owned();
+        Ok(Server { client, console, token: info.token.clone() })
     }
 
     /// Posts a body; the answer's.
@@ -35,13 +46,10 @@ impl Server {
     pub fn request(&self, method: Method, path: &str, query: &str) -> RequestBuilder {
         let mark = if query.is_empty() { "" } else { "?" };
         let request = self.client.request(method, format!("{}{path}{mark}{query}", self.console));
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
+        request.bearer_auth(self.token.reveal())
     }
 
-    /// Sends a request; a problem document becomes the error.
+    /// Sends a request. An answer that is no success becomes the error, a [`Refused`].
     pub async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request
             .send()
@@ -53,9 +61,11 @@ impl Server {
         }
         let body = response.bytes().await.unwrap_or_default();
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-        Err(match problem["detail"].as_str().or(problem["title"].as_str()) {
-            Some(text) => anyhow!("{text}"),
-            None => anyhow!("the server answered {status}"),
-        })
+        let detail = problem["detail"].as_str().or(problem["title"].as_str());
+        Err(Refused {
+            detail: detail.map_or_else(|| format!("the server answered {status}"), str::to_owned),
+            position: problem["line"].as_u64().zip(problem["column"].as_u64()),
+        }
+        .into())
     }
 }

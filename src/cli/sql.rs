@@ -1,15 +1,17 @@
 //! `counterbat sql`: a query on the data directory, or through the server that runs on it.
 
+use super::server::{Refused, Server};
 use crate::console::sql::ARROW;
 use crate::query::output::{Format, Writer};
 use crate::query::{Engine, QueryError};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamDecoder;
 use clap::ValueEnum;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use reqwest::Method;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -82,32 +84,18 @@ pub async fn run_local(args: SqlArgs, engine: &Engine) -> Result<()> {
     write(&args, schema, rows).await
 }
 
-/// Answers through the console listener at `base_url`; `token` is one of `[console] tokens` where there are any.
-pub async fn run_remote(args: SqlArgs, base_url: &str, token: Option<&str>) -> Result<()> {
+/// Answers through the server that holds the data directory.
+pub async fn run_remote(args: SqlArgs, server: &Server) -> Result<()> {
     let sql = args.sql()?;
-    // The server is on this machine: a proxy of the environment has no part in it.
-    let client = reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-    let base_url = base_url.trim_end_matches('/');
-    let mut request = client
-        .post(format!("{base_url}/api/v1/sql"))
+    let request = server
+        .request(Method::POST, "/api/v1/sql", "")
         .header("accept", ARROW)
         .header("content-type", "application/json")
         .body(serde_json::json!({ "sql": sql }).to_string());
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let response = request.send().await;
-    let response =
-        response.with_context(|| format!("a server holds the data directory, but does not answer at {base_url}"))?;
-    let status = response.status();
-    if !status.is_success() {
-        let body = response.bytes().await.unwrap_or_default();
-        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let Some(detail) = problem["detail"].as_str().or(problem["title"].as_str()) else {
-            bail!("the server answered {status}");
-        };
-        return Err(shown(&sql, detail, problem["line"].as_u64().zip(problem["column"].as_u64())));
-    }
+    let response = server.send(request).await.map_err(|error| match error.downcast::<Refused>() {
+        Ok(refused) => shown(&sql, &refused.detail, refused.position),
+        Err(error) => error,
+    })?;
     let (schema, rows) = decoded(Box::pin(response.bytes_stream())).await?;
     write(&args, schema, rows).await
 }
@@ -243,15 +231,18 @@ impl Drop for Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::ServerInfo;
+    use crate::console::tokens::Token;
     use crate::query::tests::engine;
     use std::sync::Arc;
 
-    async fn serve() -> String {
+    async fn serve() -> Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = crate::console::sql::router(Arc::new(engine()));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        format!("http://{address}")
+        let (console, gateway, token) = (format!("http://{address}"), String::new(), Token::random());
+        Server::new(&ServerInfo { console, gateway, pid: 0, token }).unwrap()
     }
 
     fn args(format: OutputFormat, output: &Path, query: &str) -> SqlArgs {
@@ -265,13 +256,13 @@ mod tests {
         for format in [OutputFormat::Table, OutputFormat::Csv, OutputFormat::Json, OutputFormat::Ndjson] {
             let (near, far) = (dir.path().join("near"), dir.path().join("far"));
             run_local(args(format, &near, sql), &engine).await.unwrap();
-            run_remote(args(format, &far, sql), &server, None).await.unwrap();
+            run_remote(args(format, &far, sql), &server).await.unwrap();
             let near = fs::read_to_string(near).unwrap();
             assert!(near.contains("18446744073709551615"), "{near}");
             assert_eq!(near, fs::read_to_string(far).unwrap());
         }
         let none = "SELECT * FROM sessions WHERE false";
-        run_remote(args(OutputFormat::Json, &dir.path().join("none"), none), &server, None).await.unwrap();
+        run_remote(args(OutputFormat::Json, &dir.path().join("none"), none), &server).await.unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("none")).unwrap(), "[]\n");
     }
 
@@ -281,7 +272,7 @@ mod tests {
         let file = dir.path().join("answer");
         let wrong = || args(OutputFormat::Csv, &file, "SELECT account,\n  usr_id FROM sessions");
         let near = run_local(wrong(), &engine).await.unwrap_err().to_string();
-        let far = run_remote(wrong(), &server, None).await.unwrap_err().to_string();
+        let far = run_remote(wrong(), &server).await.unwrap_err().to_string();
         assert!(near.ends_with("(line 2, column 3)\n    usr_id FROM sessions\n    ^"), "{near}");
         assert_eq!(near, far);
         let broken = "SELECT 1 / (inbound - inbound) FROM sessions";
@@ -293,7 +284,7 @@ mod tests {
     async fn the_console_negotiates_and_explains() {
         let server = serve().await;
         let ask = async |accept: &str, body: &str| {
-            let request = reqwest::Client::builder().no_proxy().build().unwrap().post(format!("{server}/api/v1/sql"));
+            let request = server.request(Method::POST, "/api/v1/sql", "");
             let response = request.header("accept", accept).body(body.to_owned()).send().await.unwrap();
             let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
             (response.status().as_u16(), kind, response.text().await.unwrap())

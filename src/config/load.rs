@@ -2,6 +2,7 @@
 
 use super::{Account, Config, TokenSource};
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -27,6 +28,13 @@ pub enum ConfigError {
     /// A setting of `[kafka.properties]` cannot be read.
     #[error("[kafka.properties] {name}: {reason}")]
     Property { name: String, reason: String },
+    /// The console would show everything to whoever reaches it.
+    #[error(
+        "[console] listen: other machines can reach {0}, and no token is asked for: make one by `counterbat token new NAME` \
+         and put the line it prints into [console], or listen on 127.0.0.1:{port}",
+        port = .0.port()
+    )]
+    OpenConsole(SocketAddr),
     /// The key that tokens are stored under cannot be read.
     #[error("the key of [gateway]: {0}")]
     Key(String),
@@ -81,7 +89,9 @@ impl Config {
             changed = true;
         }
         // Each variable was tried by itself and the file too, so this fails only where they do not fit together.
-        if changed { Config::deserialize(table).map_err(refuse) } else { Ok(config) }
+        let config = if changed { Config::deserialize(table).map_err(refuse)? } else { config };
+        config.console.check()?;
+        Ok(config)
     }
 }
 
@@ -90,7 +100,8 @@ fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count() + 1);
     let holds_secret = |line: &str| line.contains("accounts") || line.contains("key");
-    let after_secrets = |before: &str| before.contains("accounts") || before.contains("kafka.properties");
+    let after_secrets =
+        |before: &str| ["accounts", "kafka.properties", "tokens"].iter().any(|one| before.contains(one));
     let may_quote = before.is_some_and(|before| !after_secrets(&text[..before.len()]))
         && !line.and_then(|line| text.lines().nth(line - 1)).is_some_and(holds_secret);
     let reason = if !may_quote { without_quotes(error.message()) } else { error.message().to_owned() };
@@ -118,7 +129,7 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
         };
     }
     let reason = refused.map_or_else(String::new, |error| match keys.first() {
-        Some(section) if ["accounts", "gateway", "kafka", "lake"].contains(&section.as_str()) => {
+        Some(section) if ["accounts", "console", "gateway", "kafka", "lake"].contains(&section.as_str()) => {
             without_quotes(error.message())
         }
         _ => error.message().to_owned(),
@@ -153,9 +164,16 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const NO_TOKENS: (&str, &str) = ("COUNTERBAT_CONSOLE__TOKENS", "[]");
+
     fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::parse(text, env).map_err(|error| error.to_string())
+    }
+
+    /// A token of this name, as the config has it.
+    fn token(name: &str) -> String {
+        format!("{{name = \"{name}\", sha256 = \"{}\"}}", "5A".repeat(32))
     }
 
     #[test]
@@ -186,6 +204,7 @@ mod tests {
                 key_file: Some("x".into()),
                 ..Gateway::default()
             },
+            console: Console { tokens: vec![ConsoleToken { name: "x".into(), sha256: [7; 32] }], ..Console::default() },
             log: Log { retention_age: Some(Span::days(1)), retention_size: Some(Size::mib(1)), ..Log::default() },
             ..Config::default()
         });
@@ -204,17 +223,23 @@ mod tests {
         let config = parse(&uncommented, &[]).unwrap();
         assert_eq!((config.accounts.len(), config.accounts[0].limit), (2, Some(50)));
         assert!(config.gateway.tls.is_some() && config.gateway.key_file.is_some());
+        assert_eq!((config.console.tokens.len(), config.console.tokens[0].sha256[0]), (1, 0x01));
     }
 
     #[test]
     fn mistakes_are_refused_with_their_place() {
+        let ops = token("ops");
         for (text, parts) in [
             ("[log]\npartition = 3", ["line 2", "partition"]),
             ("\n\n[logs]", ["line 3", "logs"]),
             ("[log]\npartitions = 0", ["line 2", "1 to 1024"]),
             ("[lake]\n\ncommit_every = \"10 sec\"", ["line 3", "10 sec"]),
             ("[fold]\npolicy = \"mine\"", ["line 2", "mine"]),
-            ("[console]\nlisten = \"0.0.0.0:8081\"", ["line 2", "SSH tunnel"]),
+            ("[console]\nlisten = \"0.0.0.0:8081\"", ["[console] listen", "counterbat token new NAME"]),
+            ("[console]\ntokens = [{name = \"Ops\", sha256 = \"\"}]", ["line 2", "name: `Ops`"]),
+            ("[console]\ntokens = [\n{name = \"ops\", sha256 = \"ab\"}]", ["line 3", "sha256: expected the 64"]),
+            ("[console]\ntokens = [{name = \"ops\"}]", ["line 2", "sha256"]),
+            (&format!("[console]\ntokens = [{ops}, {ops}]"), ["line 2", "two named `ops`"]),
             ("[upstream]\nurl = \"ftp://x\"", ["line 2", "ftp://x"]),
             ("[[accounts]]\nname = \"A b\"\ntoken = \"x\"", ["line 1", "A b"]),
             ("[[accounts]]\nname = \"a\"", ["line 1", "token_env"]),
@@ -253,6 +278,23 @@ mod tests {
         assert_eq!((config.log.partitions, config.log.tick_every.0), (2, Duration::ZERO));
         assert_eq!((config.fold.policy.as_str(), config.sql.max_rows), ("vbm", 5));
         assert_eq!(config.metrics.accounts, AccountSeries::First(3));
+    }
+
+    #[test]
+    fn only_a_console_with_tokens_is_reached_from_elsewhere() {
+        let tokens = format!("[console]\ntokens = [{}]", token("grafana"));
+        let everywhere = [("COUNTERBAT_CONSOLE__LISTEN", "[::]:8081")];
+        let config = parse(&tokens, &everywhere).unwrap();
+        assert_eq!(config.console.tokens, [ConsoleToken { name: "grafana".into(), sha256: [0x5a; 32] }]);
+        assert_eq!(parse(&toml::to_string(&config).unwrap(), &[]), Ok(config));
+        let by_variable = format!("[{}]", token("grafana"));
+        assert!(parse("", &[everywhere[0], ("COUNTERBAT_CONSOLE__TOKENS", &by_variable)]).is_ok());
+        for open in [&everywhere[..], &[("COUNTERBAT_CONSOLE__LISTEN", "10.0.0.7:1")], &[everywhere[0], NO_TOKENS]] {
+            let error = parse("", open).unwrap_err();
+            assert!(error.contains("[console] listen") && error.contains(open[0].1), "{error}");
+        }
+        assert!(parse(&tokens, &[everywhere[0], NO_TOKENS]).is_err());
+        assert!(parse("", &[("COUNTERBAT_CONSOLE__LISTEN", "[::1]:8081")]).is_ok());
     }
 
     #[test]
@@ -311,10 +353,18 @@ mod tests {
             "[gateway]\nkey = \"hush",
             "[gateway]\nkey = [\"hush\"]",
             "[gateway]\ntls = {key = [\"hush\"], cert = \"a\"}",
+            "[console]\ntokens = \"hush\"",
+            "[console]\ntokens = [\n  \"hush\"\n]",
+            "[console]\ntokens = [{name = \"a\", sha256 = \"hush\"}]",
+            "[console]\ntokens = [{name = \"a\", sha256 = [\"hush\"]}]",
+            "[[console.tokens]]\nname = \"a\"\nsha256 = hush",
+            &format!("[console]\ntokens = [{{name = \"cbt_{}\", sha256 = \"\"}}]", "hush".repeat(16)),
         ] {
             let error = parse(bad, &[]).unwrap_err();
             assert!(!error.contains("hush") && error.contains("line "), "{error}");
         }
+        let variable = parse("", &[("COUNTERBAT_CONSOLE__TOKENS", "[{name = \"a\", sha256 = \"hush\"}]")]).unwrap_err();
+        assert!(!variable.contains("hush") && variable.contains("COUNTERBAT_CONSOLE__TOKENS"), "{variable}");
     }
 
     #[test]

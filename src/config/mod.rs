@@ -4,6 +4,7 @@
 //! unknown `COUNTERBAT_` variable are refused with their place, so a typing error never runs as a default.
 
 mod account;
+mod console;
 mod duration;
 mod gateway;
 mod kafka;
@@ -11,6 +12,7 @@ mod lake;
 mod load;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
+pub use console::{Console, ConsoleToken};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
 pub use kafka::{Kafka, Properties};
@@ -20,7 +22,6 @@ pub use load::{ConfigError, DEFAULT_FILE};
 use crate::session::policy::Policy;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use url::Url;
 
@@ -49,14 +50,6 @@ pub struct Config {
     pub metrics: Metrics,
     #[serde(deserialize_with = "account::all")]
     pub accounts: Vec<Account>,
-}
-
-/// `[console]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Console {
-    #[serde(deserialize_with = "loopback")]
-    pub listen: SocketAddr,
 }
 
 /// `[upstream]`
@@ -159,12 +152,6 @@ impl Default for Config {
     }
 }
 
-impl Default for Console {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
-    }
-}
-
 impl Default for Upstream {
     fn default() -> Self {
         // A literal that is a URL.
@@ -247,19 +234,6 @@ impl Serialize for AccountSeries {
             Self::First(n) => serializer.serialize_u64(*n as u64),
         }
     }
-}
-
-fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let listen = SocketAddr::deserialize(deserializer)?;
-    if listen.ip().is_loopback() {
-        return Ok(listen);
-    }
-    Err(D::Error::custom(format!(
-        "the console has no access control and shows everything, so it cannot listen on {}: listen on 127.0.0.1:{} and \
-         put a proxy that asks for a password in front of it, or reach it through an SSH tunnel",
-        listen.ip(),
-        listen.port()
-    )))
 }
 
 fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {

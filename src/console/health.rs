@@ -23,11 +23,14 @@ pub struct Health {
     pub gateway: Gateway,
 }
 
-/// The routes, with their state.
-pub fn router(health: Health, metrics: Arc<Metrics>) -> Router {
-    let watched = Router::new().route("/readyz", get(ready)).with_state(health);
-    let counted = Router::new().route("/metrics", get(render)).with_state(metrics);
-    Router::new().route("/healthz", get(async || "ok\n")).merge(watched).merge(counted)
+/// `/healthz` and `/readyz`.
+pub fn router(health: Health) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready)).with_state(health)
+}
+
+/// `/metrics`.
+pub fn metrics(metrics: Arc<Metrics>) -> Router {
+    Router::new().route("/metrics", get(render)).with_state(metrics)
 }
 
 impl Health {

@@ -1,13 +1,14 @@
 //! The second listener: SQL over HTTP, import and export, redelivery, accounts, `/metrics`, health.
 //!
-//! It asks for no password, so it listens on this machine only, and it refuses what a web page of somebody else makes a
-//! browser send.
+//! It shows everything, so it asks for a token; or it listens on this machine only, and then it refuses what a web page of
+//! somebody else makes a browser send. Health is told to everybody.
 
 pub mod accounts;
 pub mod health;
 pub mod problem;
 pub mod redeliver;
 pub mod sql;
+pub mod tokens;
 pub mod transfer;
 
 use crate::gateway::accounts::Accounts;
@@ -22,44 +23,56 @@ use health::Health;
 use problem::Problem;
 use std::sync::Arc;
 use std::time::Instant;
+use tokens::Tokens;
 use transfer::Transfer;
 
-/// All routes of the listener.
+/// All routes of the listener. Without `tokens` whoever reaches it may ask.
 pub fn router(
     engine: Arc<Engine>,
     transfer: Transfer,
     accounts: Accounts,
     health: Health,
     metrics: Arc<Metrics>,
+    tokens: Option<Tokens>,
 ) -> Router {
     let redelivery = redeliver::Parts { engine: engine.clone(), gateway: health.gateway.clone() };
-    Router::new()
+    let closed = Router::new()
         .merge(sql::router(engine))
         .merge(redeliver::router(redelivery))
         .merge(transfer::router(transfer))
         .merge(accounts::router(accounts, health.gateway.clone()))
-        .merge(health::router(health, metrics.clone()))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
-        .layer(middleware::from_fn_with_state(metrics, watch))
+        .merge(health::metrics(metrics.clone()))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"));
+    let open = health::router(health);
+    let routes = match tokens {
+        // A page of somebody else has no token.
+        Some(tokens) => tokens.guard(closed).merge(open),
+        None => closed.merge(open).layer(middleware::from_fn(refuse_foreign)),
+    };
+    routes.layer(middleware::from_fn_with_state(metrics, watch))
 }
 
-/// Times a request, and refuses one from a foreign page.
+/// Times a request.
 async fn watch(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let response = if is_foreign(request.headers()) {
-        Problem::new(
-            StatusCode::FORBIDDEN,
-            "the request comes from a web page of another origin, or was not sent to this machine by its own name",
-        )
-        .into_response()
-    } else {
-        next.run(request).await
-    };
+    let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics.http_request(route, method.as_str(), response.status().as_u16(), started.elapsed());
     response
+}
+
+/// Refuses a request from a foreign page.
+async fn refuse_foreign(request: Request, next: Next) -> Response {
+    if is_foreign(request.headers()) {
+        return Problem::new(
+            StatusCode::FORBIDDEN,
+            "the request comes from a web page of another origin, or was not sent to this machine by its own name",
+        )
+        .into_response();
+    }
+    next.run(request).await
 }
 
 /// Whether another site's page may have sent it: a browser says so, or it was sent to a name that is not this machine's
