@@ -48,7 +48,10 @@ fn the_counters_are_those_of_sql() {
 
 #[test]
 fn a_prometheus_scrapes_it() {
-    let home = Home::new(&[]);
+    let made: Value = serde_json::from_str(&Home::new(&[]).ok(&["token", "new", "prometheus", "--json"])).unwrap();
+    let tokens = format!("console.tokens = [{{ name = \"prometheus\", sha256 = {} }}]", made["sha256"]);
+    let home = Home::new(&[&tokens]);
+    std::fs::write(home.path("token"), made["token"].as_str().unwrap()).unwrap();
     let server = home.serve();
     for n in 0..7 {
         assert_eq!(server.callback(&message_body("user-1==", 10 + n)).status, 200);
@@ -56,7 +59,7 @@ fn a_prometheus_scrapes_it() {
     let target = server.console.trim_start_matches("http://");
     let config = home.path("prometheus.yml");
     let job = format!(
-        "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: counterbat\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
+        "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: counterbat\n  authorization: {{credentials_file: token}}\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
     );
     std::fs::write(&config, job).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

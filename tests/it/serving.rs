@@ -1,7 +1,10 @@
 //! A running server: callbacks, signatures, one process at a time, orderly stop.
 
 use super::generate::{DAY_MS, MARCH_MS, Plan, history, lines};
-use super::harness::{Home, TOKEN, message_body, sign, until};
+use super::harness::{Home, Reply, Server, TOKEN, http, message_body, request, runtime, sign, until};
+use reqwest::Method;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 #[test]
@@ -58,6 +61,102 @@ fn no_secret_is_told() {
     for (name, text) in [("metrics", &metrics), ("log", &log), ("export", &home.ok(&["export", "-"]))] {
         assert!(!text.contains(TOKEN), "the token is in the {name}");
     }
+}
+
+/// All that the console answers, and an address where there is nothing.
+const CLOSED: [(&str, &str); 13] = [
+    ("POST", "/api/v1/sql"),
+    ("POST", "/api/v1/import?wait=1"),
+    ("GET", "/api/v1/export"),
+    ("POST", "/api/v1/redeliver"),
+    ("GET", "/api/v1/accounts"),
+    ("POST", "/api/v1/accounts"),
+    ("GET", "/api/v1/accounts/bot1"),
+    ("PATCH", "/api/v1/accounts/bot1"),
+    ("DELETE", "/api/v1/accounts/bot1"),
+    ("POST", "/api/v1/accounts/bot1/rotate"),
+    ("GET", "/metrics"),
+    ("GET", "/"),
+    ("GET", "/healthz/x"),
+];
+
+/// Asks the console as somebody with this `Authorization`, who knows it by another name.
+fn ask(server: &Server, method: &str, path: &str, authorization: Option<&str>) -> Reply {
+    let port = server.console.rsplit(':').next().unwrap();
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let mut asked = http().request(method, format!("http://127.0.0.1:{port}{path}"));
+    asked = asked.header("host", "counterbat.example").body(r#"{"sql":"select 'hush' as asked"}"#);
+    if let Some(authorization) = authorization {
+        asked = asked.header("authorization", authorization);
+    }
+    request(asked)
+}
+
+#[test]
+fn a_console_with_tokens_lets_nobody_else_in() {
+    let everywhere = r#"console.listen = "0.0.0.0:0""#;
+    let home = Home::new(&[everywhere]);
+    let refused = home.fails_with(&["serve"], b"");
+    assert!(refused.contains("0.0.0.0:0") && refused.contains("counterbat token new NAME"), "{refused}");
+    assert!(!home.data().exists());
+
+    // It is made where nothing else works yet.
+    let made: Value = serde_json::from_str(&home.ok(&["token", "new", "grafana", "--json"])).unwrap();
+    let token = made["token"].as_str().unwrap();
+    let tokens = format!("console.tokens = [{{ name = \"grafana\", sha256 = {} }}]", made["sha256"]);
+    home.configure(&[everywhere, &tokens]);
+    let server = home.serve();
+    until("readiness, told to everybody", || ask(&server, "GET", "/readyz", None).status, |status| *status == 200);
+    assert_eq!(ask(&server, "GET", "/healthz", None).status, 200);
+
+    let info = home.data().join("server.json");
+    assert_eq!(std::fs::metadata(&info).unwrap().permissions().mode() & 0o777, 0o600);
+    let info: Value = serde_json::from_slice(&std::fs::read(info).unwrap()).unwrap();
+    let local = info["token"].as_str().unwrap();
+    let wrong =
+        ["Bearer cbt_", &format!("Bearer {token}0"), &format!("Basic {token}"), token, &format!("Bearer {TOKEN}")];
+    for (method, path) in CLOSED {
+        for authorization in std::iter::once(None).chain(wrong.map(Some)) {
+            let reply = ask(&server, method, path, authorization);
+            assert_eq!(reply.status, 401, "{method} {path} with {authorization:?}: {}", reply.text());
+            assert!(reply.problem().contains("[console] tokens"), "{}", reply.text());
+        }
+    }
+    let refused = runtime().block_on(http().get(server.console.replace("0.0.0.0", "127.0.0.1")).send()).unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+
+    for token in [token, local] {
+        let right = format!("Bearer {token}");
+        assert_eq!(ask(&server, "POST", "/api/v1/sql", Some(&right)).text(), "[{\"asked\":\"hush\"}]\n");
+        assert!(ask(&server, "GET", "/metrics", Some(&right)).text().contains("counterbat_http_request_seconds"));
+        assert_eq!(ask(&server, "GET", "/", Some(&right)).status, 404);
+    }
+    // Commands find the token of this machine by themselves, and nothing was changed by the others.
+    assert_eq!(home.number("select count(*) from events"), 0);
+    assert!(home.ok(&["account", "list"]).contains("bot1"));
+    home.ok_with(&["import", "--wait", "-"], b"");
+    home.ok(&["export", "-"]);
+
+    let told = |log: &str, name: &str, what: &str| {
+        let of = |line: &&str| line.contains("counterbat::access") && line.contains(name) && line.contains(what);
+        log.lines().filter(of).count()
+    };
+    let log = until("the last visit", || server.log(), |log| told(log, "(local)", "/api/v1/export") == 1);
+    assert_eq!((told(&log, "grafana", "/api/v1/sql"), told(&log, "grafana", "\"status\":200")), (1, 2), "{log}");
+    assert_eq!((told(&log, "(local)", "/api/v1/sql"), told(&log, "grafana", "\"status\":404")), (2, 1), "{log}");
+    assert!(![token, local, "cbt_", "hush"].iter().any(|secret| log.contains(secret)), "{log}");
+
+    // On this machine alone they hold as well.
+    assert!(server.stop().success());
+    home.configure(&[&tokens]);
+    let server = home.serve();
+    assert_eq!(ask(&server, "GET", "/metrics", None).status, 401);
+    assert_eq!(
+        ask(&server, "GET", "/metrics", Some(&format!("Bearer {local}"))).status,
+        401,
+        "it ends with its server"
+    );
+    assert_eq!(ask(&server, "GET", "/metrics", Some(&format!("Bearer {token}"))).status, 200);
 }
 
 #[test]
