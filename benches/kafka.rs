@@ -38,6 +38,7 @@ fn main() {
         brokers: kafka.brokers(),
         topic: topic.to_owned(),
         state_topic: format!("{topic}-state"),
+        registry_topic: format!("{topic}-registry"),
         group: topic.to_owned(),
         create_topics: true,
         replication: Some(1),
@@ -57,6 +58,7 @@ fn main() {
         &brokers,
         r#"kafka.topic = "bench""#,
         r#"kafka.state_topic = "bench-state""#,
+        r#"kafka.registry_topic = "bench-registry""#,
         r#"kafka.group = "bench""#,
     ]);
     let ((), took) = timed(|| fill(&home, events));

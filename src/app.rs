@@ -6,33 +6,39 @@
 mod access;
 mod accounts;
 mod demo;
+mod gateway;
+mod listeners;
+mod membership;
 mod pictures;
+mod projector;
+mod query;
 mod serve;
+mod ticks;
 
 pub use access::{Access, Offline, ServerInfo, access};
 pub use demo::{DemoInfo, DemoOptions, demo};
-pub use serve::serve;
+pub use serve::{Listeners, serve};
 
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
 use crate::durable_file::{self, DurableFileError};
-use crate::gateway::account_store::{AccountStore, StoredAccount};
+use crate::gateway::account_store::AccountStore;
 use crate::gateway::accounts::AccountsError;
 use crate::gateway::bots::BotsError;
+use crate::gateway::shelf::{Shelf, ShelfError};
 use crate::gateway::tls::TlsError;
 use crate::gateway::upstream::UpstreamError;
 use crate::lake::{self, Lake, LakeError};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
 use crate::log::kafka::{self, KafkaLog};
+use crate::log::registry::Registry;
 use crate::log::{EventLog, LogError};
 use crate::metrics::{AccountLabels, Metrics};
-use crate::projector::{self, ProjectorError, ProjectorHandle};
-use crate::query::{Engine, Limits, QueryError};
-use crate::session::{Policies, Policy, PolicyChain, policy::PolicyError};
+use crate::projector::ProjectorError;
+use crate::query::QueryError;
+use crate::session::{Policies, policy::PolicyError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Memory for what is read from the log.
@@ -56,6 +62,8 @@ pub enum AppError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     DurableFile(#[from] DurableFileError),
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
@@ -130,8 +138,10 @@ struct Base {
     clock: Clock,
     metrics: Arc<Metrics>,
     log: Arc<dyn EventLog>,
-    /// Added at run time, as they were on the disk at the start.
-    stored: Vec<StoredAccount>,
+    /// What all processes of the log know; `None` where this is the only one.
+    registry: Option<Arc<dyn Registry>>,
+    /// Where accounts and webhooks are kept.
+    shelf: Shelf,
     policies: Policies,
     dir: DataDir,
 }
@@ -140,16 +150,20 @@ impl Base {
     /// Takes the data directory and opens the log.
     async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
         let dir = DataDir::take(&config.data_dir)?;
-        let stored = AccountStore::new(&dir.path).load()?;
-        let policies = accounts::policies(config, &stored)?;
         let log = open_log(config, &dir, &clock).await?;
+        let registry = log.registry().await?;
+        let shelf = match &registry {
+            Some(registry) => Shelf::shared(registry.clone()),
+            None => Shelf::files(&dir.path),
+        };
+        let policies = accounts::policies(config, &AccountStore::new(shelf.clone()).load()?)?;
         let labels = match config.metrics.accounts {
             AccountSeries::All => AccountLabels::All,
             AccountSeries::First(n) => AccountLabels::First(n),
             AccountSeries::None => AccountLabels::None,
         };
         let metrics = Arc::new(Metrics::new(labels));
-        Ok(Self { config: config.clone(), clock, metrics, log, stored, policies, dir })
+        Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, policies, dir })
     }
 
     async fn lake(&self) -> Result<Arc<Lake>, AppError> {
@@ -165,50 +179,6 @@ impl Base {
             },
         };
         Ok(Arc::new(Lake::open(location, self.log.id(), self.log.partitions()).await?))
-    }
-
-    fn settings(&self) -> Result<projector::Settings, AppError> {
-        let config = &self.config;
-        Ok(projector::Settings {
-            partitions: self.log.partitions(),
-            log_id: self.log.id().to_string(),
-            lateness_ms: Some(config.fold.allowed_lateness.as_ms()),
-            settle_lateness_ms: config.fold.allowed_lateness.as_ms(),
-            delivery_window_ms: config.fold.delivery_window.as_ms(),
-            any_age: false,
-            policies: self.policies.clone(),
-            default_policy: PolicyChain::always(Policy::named(&config.fold.policy)?),
-            commit_every: config.lake.commit_every.0,
-            snapshot_every: config.lake.snapshot_every.0,
-            memory_bytes: config.fold.memory.0,
-            metrics: self.metrics.clone(),
-            clock: self.clock.clone(),
-        })
-    }
-
-    async fn start_projector(&self) -> Result<Running, AppError> {
-        let (stop, stopped) = watch::channel(false);
-        let parts = projector::Parts {
-            log: self.log.clone(),
-            lake: self.lake().await?,
-            data_dir: self.dir.path.clone(),
-            instance: self.dir.instance()?,
-            settings: Arc::new(self.settings()?),
-            stop: stopped,
-        };
-        let (handle, task) = projector::start(parts).await?;
-        Ok(Running { handle, stop, task })
-    }
-
-    fn engine(&self, projector: &ProjectorHandle) -> Result<Engine, AppError> {
-        let source = pictures::Live { log: self.log.clone(), projector: projector.clone() };
-        let sql = &self.config.sql;
-        let limits = Limits {
-            max_rows: sql.max_rows,
-            timeout: sql.timeout.0,
-            memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
-        };
-        Ok(Engine::new(Arc::new(source), limits)?)
     }
 }
 
@@ -237,6 +207,7 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
                 brokers: kafka.brokers.clone(),
                 topic: kafka.topic.clone(),
                 state_topic: kafka.state_topic.clone(),
+                registry_topic: kafka.registry_topic.clone(),
                 group: kafka.group.clone(),
                 create_topics: kafka.create_topics,
                 replication: kafka.replication,
@@ -245,29 +216,6 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
             };
             Ok(Arc::new(KafkaLog::open(settings).await?))
         }
-    }
-}
-
-/// A projector at work.
-struct Running {
-    handle: ProjectorHandle,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Result<(), ProjectorError>>,
-}
-
-impl Running {
-    /// Lets it commit what it has, and waits for its end.
-    async fn stop(self) -> Result<(), AppError> {
-        // Nobody listens when it has ended already.
-        let _ = self.stop.send(true);
-        ended(self.task.await)
-    }
-}
-
-fn ended(result: Result<Result<(), ProjectorError>, tokio::task::JoinError>) -> Result<(), AppError> {
-    match result {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(AppError::Failed { what: "the projector", reason: error.to_string() }),
     }
 }
 

@@ -1,7 +1,8 @@
 //! How a command gets at the data: the directory itself, or the server that holds it.
 
-use super::serve::open_gateway;
-use super::{AppError, Base, Clock, Running, log_ends, wall_clock};
+use super::gateway::open_gateway;
+use super::projector::Running;
+use super::{AppError, Base, Clock, log_ends, wall_clock};
 use crate::config::{Config, LogKind};
 use crate::console::tokens::Token;
 use crate::durable_file;
@@ -24,8 +25,9 @@ const SERVER_INFO: &str = "server.json";
 pub struct ServerInfo {
     /// `http://…` of the console listener.
     pub console: String,
-    /// `http://…` of the gateway listener.
-    pub gateway: String,
+    /// `http://…` of the gateway listener, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     pub pid: u32,
     /// What the console takes beside `[console] tokens`; made anew at each start.
     pub token: Token,
@@ -196,7 +198,7 @@ mod tests {
         let second = access(&config).await.err().unwrap();
         assert!(second.to_string().contains("in use"), "{second}");
         let token = Token::random();
-        let server = ServerInfo { console: "http://c".into(), gateway: "http://g".into(), pid: 7, token };
+        let server = ServerInfo { console: "http://c".into(), gateway: Some("http://g".into()), pid: 7, token };
         write_server_info(&config.data_dir, &server).unwrap();
         assert!(!format!("{server:?}").contains(server.token.reveal()));
         assert!(matches!(access(&config).await.unwrap(), Access::Server(found) if found == server));

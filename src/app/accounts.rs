@@ -1,11 +1,15 @@
-//! The accounts of the config and those of the data directory, brought together.
+//! The accounts of the config and those that are stored, brought together.
 
 use super::{AppError, Base};
 use crate::config::{Account, Config};
-use crate::gateway::account_store::{AccountStore, StoredAccount};
+use crate::gateway::account_store::{self, AccountStore, StoredAccount};
 use crate::gateway::accounts::{self, Accounts, Configured};
+use crate::gateway::shelf::Entries;
 use crate::gateway::vault::Vault;
+use crate::log::LogError;
+use crate::log::registry::Registry;
 use crate::session::{Policies, Policy, PolicyChain};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What every account is folded under, removed ones too. What the config says of one goes before what is stored.
 pub(super) fn policies(config: &Config, stored: &[StoredAccount]) -> Result<Policies, AppError> {
@@ -39,6 +43,12 @@ impl Base {
         self.accounts(false, |account| Ok(account.read_token().ok().map(|token| token.reveal().to_owned())))
     }
 
+    /// What opens the tokens that are stored; `None` where no key is set.
+    pub(super) fn vault(&self) -> Result<Option<Vault>, AppError> {
+        let key = self.config.gateway.read_key()?;
+        Ok(key.map(|key| Vault::new(key.reveal())).transpose().map_err(accounts::AccountsError::from)?)
+    }
+
     fn accounts(
         &self,
         strict: bool,
@@ -54,18 +64,69 @@ impl Base {
                 limit: account.limit,
             });
         }
-        let gateway = &self.config.gateway;
-        let key = gateway.read_key()?;
-        let vault = key.map(|key| Vault::new(key.reveal())).transpose().map_err(accounts::AccountsError::from)?;
         Ok(Accounts::open(accounts::Parts {
             configured,
-            stored: self.stored.clone(),
-            store: AccountStore::new(&self.dir.path),
-            vault,
+            store: AccountStore::new(self.shelf.clone()),
+            vault: self.vault()?,
             strict,
-            default_limit: gateway.requests_per_second,
+            default_limit: self.config.gateway.requests_per_second,
             policies: self.policies.clone(),
             now: self.clock.clone(),
         })?)
+    }
+}
+
+/// Learns the policies of accounts that come in while the fold runs, at whichever gateway.
+pub(super) struct PolicyBook {
+    registry: Arc<dyn Registry>,
+    policies: Policies,
+    /// Accounts whose policy is the config's to say.
+    configured: Vec<String>,
+    /// What has been learnt.
+    known: Mutex<Entries>,
+}
+
+impl PolicyBook {
+    pub fn new(base: &Base, registry: Arc<dyn Registry>) -> Arc<Self> {
+        let configured = base.config.accounts.iter().map(|account| account.name.clone()).collect();
+        Arc::new(Self { registry, policies: base.policies.clone(), configured, known: Mutex::default() })
+    }
+
+    /// Learns everything that other processes have made known up to now.
+    pub async fn catch_up(&self) -> Result<(), LogError> {
+        self.registry.catch_up().await?;
+        self.learn();
+        Ok(())
+    }
+
+    /// Learns for ever.
+    pub async fn follow(&self) {
+        let mut entries = self.registry.entries();
+        loop {
+            self.learn();
+            if entries.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn learn(&self) {
+        // Behind the lock everything is learnt, or nothing was.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.registry.entries().borrow().clone();
+        for changed in account_store::changed(&known, &now) {
+            let learnt = changed.map_err(accounts::AccountsError::from).and_then(|account| {
+                if let Some(policy) = accounts::policy_of(&account)?
+                    && !self.configured.contains(&account.name)
+                {
+                    self.policies.learn(&account.name, policy);
+                }
+                Ok(())
+            });
+            if let Err(error) = learnt {
+                tracing::error!(%error, "an account of the registry is folded under [fold] policy");
+            }
+        }
+        *known = now;
     }
 }

@@ -1,6 +1,6 @@
 //! `demo`: a Viber of our own, bots, users, and all of Counterbat in one process, in a time of their own.
 
-use super::{AppError, ServerInfo, serve};
+use super::{AppError, Listeners, ServerInfo, serve};
 use crate::config::{Account, Config, PolicyFrom, Secret, Size, Span, TokenSource};
 use crate::sandbox::billing::Model;
 use crate::sandbox::demo_bot::{BotHabits, DemoBot, DemoBotOptions};
@@ -62,7 +62,8 @@ pub async fn demo(
         // Its sender goes away only at the end, which is one as well.
         let _ = ended.await;
     };
-    let serving = serve(&config, time.clock(), options.gateway, options.console, until_end, |server| {
+    let listeners = Listeners { gateway: Some(options.gateway), console: options.console };
+    let serving = serve(&config, time.clock(), listeners, until_end, |server| {
         // Who waits for it is this function.
         let _ = told.send(server.clone());
     });
@@ -186,7 +187,7 @@ async fn start_bot(
         listener,
         name: bot.name.to_string(),
         token: bot.token.clone(),
-        api_base: server.gateway.clone(),
+        api_base: server.gateway.clone().unwrap_or_default(),
         time: time.clone(),
         seed,
         habits: BotHabits::default(),

@@ -1,7 +1,7 @@
-//! The tables as SQL sees them: everything appended up to now, as one picture.
+//! The tables as SQL sees them: one picture of everything appended up to now, or of what is committed.
 
 use crate::lake::picture::TableView;
-use crate::lake::{FileEntry, TableName, schema};
+use crate::lake::{FileEntry, Lake, TableName, schema};
 use crate::log::EventLog;
 use crate::projector::ProjectorHandle;
 use crate::query::Pictures;
@@ -36,5 +36,32 @@ impl Pictures for Live {
 
     fn location(&self, table: TableName, file: &FileEntry) -> object_store::path::Path {
         self.projector.lake().location(table, file)
+    }
+}
+
+/// The tables as they are committed.
+pub(super) struct Committed(pub Arc<Lake>);
+
+#[async_trait]
+impl Pictures for Committed {
+    async fn take(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, String> {
+        self.0.refresh().await.map_err(|error| error.to_string())?;
+        let view = |name: TableName| {
+            let clean = self.0.table(name).snapshot().files.values().cloned().collect();
+            (name, TableView { clean, ..TableView::default() })
+        };
+        Ok(tables.iter().copied().map(view).collect())
+    }
+
+    fn schema(&self, table: TableName) -> SchemaRef {
+        schema::of(table)
+    }
+
+    fn object_store(&self) -> (Url, Arc<dyn ObjectStore>) {
+        self.0.object_store()
+    }
+
+    fn location(&self, table: TableName, file: &FileEntry) -> object_store::path::Path {
+        self.0.location(table, file)
     }
 }

@@ -115,7 +115,7 @@ Ask it, in another terminal:
 {sql} \"select account, user_id, sent_at, message_token from messages where verdict = 'overcharged' order by sent_at desc limit 10\"
 
 ",
-        info.server.gateway,
+        info.server.gateway.as_deref().unwrap_or_default(),
         info.server.console,
         info.sandbox.base_url(),
     )

@@ -1,7 +1,7 @@
 //! `counterbat serve`: the server.
 
-use crate::app;
-use crate::config::Config;
+use crate::app::{self, Listeners};
+use crate::config::{Config, Role, Roles};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,17 +12,37 @@ use tokio::net::TcpListener;
 /// Prints the addresses it listens on. SIGTERM and SIGINT end it in order: requests under way are answered and everything
 /// is committed.
 #[derive(Debug, clap::Args)]
-pub struct ServeArgs {}
+#[command(after_help = "Examples:
+  counterbat serve
+  counterbat serve --roles gateway             as many as there is traffic for, around Kafka and an object store
+  counterbat serve --roles projector,query")]
+pub struct ServeArgs {
+    /// What this process does: gateway, projector and query, with commas between [default: `roles` in the config, all
+    /// without]
+    ///
+    /// gateway takes callbacks and relays calls, projector folds events into the tables, query answers SQL. Fewer than all
+    /// need a log that processes can share: [log] kind = "kafka".
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    roles: Vec<Role>,
+}
 
 /// Runs the command.
-pub async fn run(_args: ServeArgs, config: Config) -> Result<()> {
+pub async fn run(args: ServeArgs, mut config: Config) -> Result<()> {
+    if let Some(roles) = Roles::of(args.roles) {
+        config.roles = roles;
+    }
+    config.check_roles()?;
     let stop = super::stop_signal()?;
-    let gateway = bind("gateway", config.gateway.listen).await?;
-    let console = bind("console", config.console.listen).await?;
-    app::serve(&config, app::wall_clock(), gateway, console, stop, |server| {
+    let gateway = match config.roles.has(Role::Gateway) {
+        true => Some(bind("gateway", config.gateway.listen).await?),
+        false => None,
+    };
+    let listeners = Listeners { gateway, console: bind("console", config.console.listen).await? };
+    app::serve(&config, app::wall_clock(), listeners, stop, |server| {
         let mut out = std::io::stdout().lock();
+        let gateway = server.gateway.iter().map(|address| format!("gateway {address}\n")).collect::<String>();
         // Whoever started it may not care to read.
-        let _ = writeln!(out, "gateway {}\nconsole {}", server.gateway, server.console).and_then(|()| out.flush());
+        let _ = writeln!(out, "{gateway}console {}", server.console).and_then(|()| out.flush());
     })
     .await?;
     Ok(())

@@ -39,6 +39,8 @@ pub struct Kafka {
     #[serde(deserialize_with = "topic")]
     pub state_topic: String,
     #[serde(deserialize_with = "topic")]
+    pub registry_topic: String,
+    #[serde(deserialize_with = "topic")]
     pub group: String,
     pub create_topics: bool,
     /// Of topics that are made; `None`: 3, or as many as there are brokers.
@@ -53,6 +55,7 @@ impl Default for Kafka {
             brokers: "127.0.0.1:9092".into(),
             topic: "counterbat.events".into(),
             state_topic: "counterbat.state".into(),
+            registry_topic: "counterbat.registry".into(),
             group: "counterbat".into(),
             create_topics: true,
             replication: None,

@@ -38,6 +38,12 @@ pub enum ConfigError {
     /// The key that tokens are stored under cannot be read.
     #[error("the key of [gateway]: {0}")]
     Key(String),
+    /// How the processes reach each other is not settled.
+    #[error("[cluster]: {0}")]
+    Cluster(String),
+    /// A server cannot have these roles as it is set.
+    #[error("roles {roles}: {reason}")]
+    Roles { roles: String, reason: String },
     /// The key of the object store cannot be read.
     #[error("the secret access key of [lake.s3]: {0}")]
     S3(String),
@@ -79,9 +85,10 @@ impl Config {
         variables.sort();
         for (name, value) in variables {
             let holds_token = |account: &Account| matches!(&account.token, TokenSource::Env(own) if *own == name);
-            let holds_secret = [&config.gateway.key_env, &config.lake.s3.secret_access_key_env]
-                .contains(&&Some(name.clone()))
-                || config.kafka.properties.is_read_from(&name);
+            let holds_secret =
+                [&config.gateway.key_env, &config.lake.s3.secret_access_key_env, &config.cluster.secret_env]
+                    .contains(&&Some(name.clone()))
+                    || config.kafka.properties.is_read_from(&name);
             if holds_secret || config.accounts.iter().any(holds_token) {
                 continue;
             }
@@ -99,7 +106,7 @@ impl Config {
 fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count() + 1);
-    let holds_secret = |line: &str| line.contains("accounts") || line.contains("key");
+    let holds_secret = |line: &str| ["accounts", "key", "secret"].iter().any(|word| line.contains(word));
     let after_secrets =
         |before: &str| ["accounts", "kafka.properties", "tokens"].iter().any(|one| before.contains(one));
     let may_quote = before.is_some_and(|before| !after_secrets(&text[..before.len()]))
@@ -129,7 +136,7 @@ fn lay(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
         };
     }
     let reason = refused.map_or_else(String::new, |error| match keys.first() {
-        Some(section) if ["accounts", "console", "gateway", "kafka", "lake"].contains(&section.as_str()) => {
+        Some(section) if ["accounts", "cluster", "console", "gateway", "kafka", "lake"].contains(&section.as_str()) => {
             without_quotes(error.message())
         }
         _ => error.message().to_owned(),
@@ -205,6 +212,12 @@ mod tests {
                 ..Gateway::default()
             },
             console: Console { tokens: vec![ConsoleToken { name: "x".into(), sha256: [7; 32] }], ..Console::default() },
+            cluster: Cluster {
+                advertise: Some(Url::parse("http://x").unwrap()),
+                secret: Some(Secret::new("x")),
+                secret_env: Some("x".into()),
+                secret_file: Some("x".into()),
+            },
             log: Log { retention_age: Some(Span::days(1)), retention_size: Some(Size::mib(1)), ..Log::default() },
             ..Config::default()
         });
@@ -256,6 +269,9 @@ mod tests {
                 ["line 2", "one of secret_access_key"],
             ),
             ("[lake.s3]\nendpoint = \"s3://x\"", ["line 2", "s3://x"]),
+            ("data_dir = \"x\"\nroles = [\"gateway\", \"bot\"]", ["line 2", "no role `bot`"]),
+            ("\n[cluster]\nsecret = \"a\"\nsecret_file = \"b\"", ["line 2", "one of secret"]),
+            ("[cluster]\nadvertise = \"node:8081\"", ["line 2", "node:8081"]),
         ] {
             let error = parse(text, &[]).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
@@ -271,6 +287,7 @@ mod tests {
             ("COUNTERBAT_FOLD__POLICY", "vbm"),
             ("COUNTERBAT_SQL__MAX_ROWS", "5"),
             ("COUNTERBAT_METRICS__ACCOUNTS", "3"),
+            ("COUNTERBAT_ROLES", "gateway,query"),
             ("HOME", "/root"),
         ];
         let config = parse(text, &env).unwrap();
@@ -278,6 +295,7 @@ mod tests {
         assert_eq!((config.log.partitions, config.log.tick_every.0), (2, Duration::ZERO));
         assert_eq!((config.fold.policy.as_str(), config.sql.max_rows), ("vbm", 5));
         assert_eq!(config.metrics.accounts, AccountSeries::First(3));
+        assert_eq!(config.roles.iter().collect::<Vec<_>>(), [Role::Gateway, Role::Query]);
     }
 
     #[test]
@@ -338,6 +356,10 @@ mod tests {
         assert!(!format!("{s3:?}").contains("hush") && !toml::to_string(&s3).unwrap().contains("hush"));
         let key_env = parse("[gateway]\nkey_env = \"COUNTERBAT_OWN\"", &[("COUNTERBAT_OWN", "hush")]).unwrap();
         assert!(key_env.gateway.read_key().unwrap_err().to_string().contains("COUNTERBAT_OWN is not set"));
+        let cluster = parse("[cluster]\nsecret_env = \"COUNTERBAT_OWN\"", &[("COUNTERBAT_OWN", "hush")]).unwrap();
+        assert!(cluster.cluster.read_secret().unwrap_err().to_string().contains("COUNTERBAT_OWN is not set"));
+        let cluster = parse("[cluster]\nsecret = \"hush\"", &[]).unwrap();
+        assert!(!format!("{cluster:?}").contains("hush") && !toml::to_string(&cluster).unwrap().contains("hush"));
         assert!(!format!("{config:?}").contains("hush"));
         assert!(!toml::to_string(&config).unwrap().contains("hush"));
         for bad in [
@@ -359,6 +381,8 @@ mod tests {
             "[console]\ntokens = [{name = \"a\", sha256 = [\"hush\"]}]",
             "[[console.tokens]]\nname = \"a\"\nsha256 = hush",
             &format!("[console]\ntokens = [{{name = \"cbt_{}\", sha256 = \"\"}}]", "hush".repeat(16)),
+            "[cluster]\nsecret = hush",
+            "[cluster]\nsecret = [\"hush\"]",
         ] {
             let error = parse(bad, &[]).unwrap_err();
             assert!(!error.contains("hush") && error.contains("line "), "{error}");

@@ -4,20 +4,24 @@
 //! unknown `COUNTERBAT_` variable are refused with their place, so a typing error never runs as a default.
 
 mod account;
+mod cluster;
 mod console;
 mod duration;
 mod gateway;
 mod kafka;
 mod lake;
 mod load;
+mod roles;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
+pub use cluster::Cluster;
 pub use console::{Console, ConsoleToken};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
 pub use kafka::{Kafka, Properties};
 pub use lake::{Lake, S3};
 pub use load::{ConfigError, DEFAULT_FILE};
+pub use roles::{Role, Roles};
 
 use crate::session::policy::Policy;
 use serde::de::Error as _;
@@ -36,6 +40,7 @@ pub struct Config {
     /// Where Viber reaches the gateway; by default at its own address.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_http_url")]
     pub public_url: Option<Url>,
+    pub roles: Roles,
     #[serde(deserialize_with = "gateway::one_key")]
     pub gateway: Gateway,
     pub console: Console,
@@ -43,6 +48,8 @@ pub struct Config {
     pub relay: Relay,
     pub log: Log,
     pub kafka: Kafka,
+    #[serde(deserialize_with = "cluster::one_secret")]
+    pub cluster: Cluster,
     #[serde(deserialize_with = "lake::whole_keys")]
     pub lake: Lake,
     pub fold: Fold,
@@ -137,12 +144,14 @@ impl Default for Config {
         Self {
             data_dir: "counterbat-data".into(),
             public_url: None,
+            roles: Roles::default(),
             gateway: Gateway::default(),
             console: Console::default(),
             upstream: Upstream::default(),
             relay: Relay::default(),
             log: Log::default(),
             kafka: Kafka::default(),
+            cluster: Cluster::default(),
             lake: Lake::default(),
             fold: Fold::default(),
             sql: Sql::default(),

@@ -20,6 +20,9 @@ pub const KEEP_OLD: Span = Span::days(1);
 
 type Body = Result<Bytes, BytesRejection>;
 
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/accounts", "/api/v1/accounts/{name}", "/api/v1/accounts/{name}/rotate"];
+
 /// The routes, with their state.
 pub fn router(accounts: Accounts, gateway: Gateway) -> Router {
     let removal =
@@ -150,7 +153,7 @@ impl From<AccountsError> for Problem {
             AccountsError::BadName(_) | AccountsError::BadToken | AccountsError::Policy { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            AccountsError::File(_) => StatusCode::SERVICE_UNAVAILABLE,
+            AccountsError::Shelf(_) => StatusCode::SERVICE_UNAVAILABLE,
             AccountsError::SameToken(..)
             | AccountsError::InBoth(_)
             | AccountsError::Unopened { .. }

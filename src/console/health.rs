@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`: for whatever watches the process.
 
 use crate::gateway::Gateway;
+use crate::lake::Lake;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::projector::ProjectorHandle;
@@ -19,8 +20,11 @@ const MAX_LAG: u64 = 100_000;
 #[derive(Clone)]
 pub struct Health {
     pub log: Arc<dyn EventLog>,
-    pub projector: ProjectorHandle,
-    pub gateway: Gateway,
+    /// Each where this process has the role.
+    pub projector: Option<ProjectorHandle>,
+    pub gateway: Option<Gateway>,
+    /// The tables of a process that answers from them alone.
+    pub tables: Option<Arc<Lake>>,
 }
 
 /// `/healthz` and `/readyz`.
@@ -37,14 +41,28 @@ impl Health {
     /// Why work would not go on as it should, in words; empty when it would.
     async fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
-        if let Err(error) = self.log.check_writable().await {
+        let writes = self.gateway.is_some() || self.projector.is_some();
+        if writes && let Err(error) = self.log.check_writable().await {
             complaints.push(error.to_string());
         }
-        match self.gateway.unrecorded() {
+        match self.gateway.as_ref().map_or(0, Gateway::unrecorded) {
             0 => {}
             n => complaints.push(format!("{n} events of calls that Viber took wait for the log to be writable")),
         }
-        let status = self.projector.status();
+        if let Some(tables) = &self.tables
+            && let Err(error) = tables.refresh().await
+        {
+            complaints.push(error.to_string());
+        }
+        if let Some(projector) = &self.projector {
+            complaints.extend(self.complaints_of(projector).await);
+        }
+        complaints
+    }
+
+    async fn complaints_of(&self, projector: &ProjectorHandle) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let status = projector.status();
         if let Some(error) = status.error {
             complaints.push(format!("the projector has stopped: {error}"));
         }

@@ -11,6 +11,7 @@ pub mod sql;
 pub mod tokens;
 pub mod transfer;
 
+use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
 use crate::metrics::Metrics;
 use crate::query::Engine;
@@ -19,6 +20,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use health::Health;
 use problem::Problem;
 use std::sync::Arc;
@@ -26,21 +28,34 @@ use std::time::Instant;
 use tokens::Tokens;
 use transfer::Transfer;
 
-/// All routes of the listener. Without `tokens` whoever reaches it may ask.
-pub fn router(
-    engine: Arc<Engine>,
-    transfer: Transfer,
-    accounts: Accounts,
-    health: Health,
-    metrics: Arc<Metrics>,
-    tokens: Option<Tokens>,
-) -> Router {
-    let redelivery = redeliver::Parts { engine: engine.clone(), gateway: health.gateway.clone() };
+/// What the listener answers from; what is missing is not this process's role. Without `tokens` whoever reaches it may ask.
+pub struct Console {
+    pub engine: Option<Arc<Engine>>,
+    pub transfer: Option<Transfer>,
+    pub gateway: Option<(Accounts, Gateway)>,
+    pub health: Health,
+    pub metrics: Arc<Metrics>,
+    pub tokens: Option<Tokens>,
+}
+
+/// All routes of the listener.
+pub fn router(console: Console) -> Router {
+    let Console { engine, transfer, gateway, health, metrics, tokens } = console;
+    let redelivery = match (&engine, &gateway) {
+        (Some(engine), Some((_, gateway))) => {
+            redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
+        }
+        (None, _) => lacking("query", redeliver::ROUTES),
+        (_, None) => lacking("gateway", redeliver::ROUTES),
+    };
     let closed = Router::new()
-        .merge(sql::router(engine))
-        .merge(redeliver::router(redelivery))
-        .merge(transfer::router(transfer))
-        .merge(accounts::router(accounts, health.gateway.clone()))
+        .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
+        .merge(redelivery)
+        .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(match gateway {
+            Some((accounts, gateway)) => accounts::router(accounts, gateway),
+            None => lacking("gateway", accounts::ROUTES),
+        })
         .merge(health::metrics(metrics.clone()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"));
     let open = health::router(health);
@@ -50,6 +65,19 @@ pub fn router(
         None => closed.merge(open).layer(middleware::from_fn(refuse_foreign)),
     };
     routes.layer(middleware::from_fn_with_state(metrics, watch))
+}
+
+/// Routes that are another process's to answer: one with this role.
+fn lacking(role: &'static str, routes: &[&str]) -> Router {
+    let answer = move || async move {
+        Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("this process does not have the role {role}: ask one that has it (roles in its config, or serve --roles)"),
+        )
+        .titled("Role missing")
+        .with("role", role)
+    };
+    routes.iter().fold(Router::new(), |router, route| router.route(route, any(answer)))
 }
 
 /// Times a request.

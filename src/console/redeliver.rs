@@ -148,6 +148,9 @@ pub struct Parts {
     pub gateway: Gateway,
 }
 
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/redeliver"];
+
 /// The route.
 pub fn router(parts: Parts) -> Router {
     Router::new().route("/api/v1/redeliver", post(redeliver)).with_state(parts)

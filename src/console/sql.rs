@@ -26,6 +26,9 @@ const OFFERED: [(Format, &str); 4] = [
 /// The type of an Arrow IPC stream.
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/sql"];
+
 /// The route, answered by `engine`.
 pub fn router(engine: Arc<Engine>) -> Router {
     Router::new().route("/api/v1/sql", post(answer)).layer(DefaultBodyLimit::max(LONGEST_REQUEST)).with_state(engine)

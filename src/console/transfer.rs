@@ -32,6 +32,9 @@ pub struct Transfer {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/import", "/api/v1/export"];
+
 /// The routes, with their state.
 pub fn router(transfer: Transfer) -> Router {
     Router::new()

@@ -1,11 +1,14 @@
-//! The accounts that were added at run time, a file each: `accounts/<name>.json` in the data directory.
+//! The accounts that were added at run time: `accounts/<name>.json` in the data directory, or `account/<name>` in the
+//! registry.
 
-use crate::durable_file::{self, DurableFileError};
+use super::shelf::{Entries, Kind, Shelf, ShelfError, parse};
+use crate::durable_file::DurableFileError;
 use crate::event::is_account_name;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-/// An account as its file has it. Tokens are in it sealed only.
+/// An account as it is stored. Tokens are in it sealed only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredAccount {
@@ -38,40 +41,63 @@ pub struct StoredToken {
     pub until_ms: Option<i64>,
 }
 
-/// The folder of the files. Nobody else may write there.
-#[derive(Debug, Clone)]
-pub struct AccountStore {
-    folder: PathBuf,
-}
+/// Every account by name, removed ones too.
+pub(super) type ByName = BTreeMap<String, StoredAccount>;
+
+/// Where the accounts are kept.
+#[derive(Clone)]
+pub struct AccountStore(Shelf);
 
 impl AccountStore {
-    /// In a data directory.
-    pub fn new(data_dir: &Path) -> Self {
-        Self { folder: data_dir.join("accounts") }
+    pub fn new(shelf: Shelf) -> Self {
+        Self(shelf)
     }
 
-    /// Every account, by name, removed ones too. A file that is not as it was written is an error.
-    pub fn load(&self) -> Result<Vec<StoredAccount>, DurableFileError> {
-        let mut accounts = Vec::new();
-        for path in durable_file::list(&self.folder)? {
-            let Some(account) = durable_file::read::<StoredAccount>(&path)? else { continue };
-            if !is_account_name(&account.name) || path != self.path(&account.name) {
-                let reason = format!("it is of an account named {:?}", account.name);
-                return Err(DurableFileError::Damaged { path, reason });
-            }
-            accounts.push(account);
+    /// Every account, removed ones too. One that is not as it was written is an error.
+    pub fn load(&self) -> Result<Vec<StoredAccount>, ShelfError> {
+        if let Some(entries) = self.0.entries() {
+            return changed(&Entries::default(), &entries).into_iter().collect();
         }
-        Ok(accounts)
+        Ok(self.files()?.into_iter().map(|(_, account)| account).collect())
     }
 
-    /// Puts an account in the place of what was stored under its name, durably.
-    pub fn save(&self, account: &StoredAccount) -> Result<(), DurableFileError> {
-        durable_file::write(&self.path(&account.name), account)
+    /// Those in files, each with its path.
+    pub(super) fn files(&self) -> Result<Vec<(PathBuf, StoredAccount)>, ShelfError> {
+        let files = self.0.read_files::<StoredAccount>(Kind::Account)?;
+        for (path, account) in &files {
+            if !is_account_name(&account.name) || Some(path) != self.0.path(Kind::Account, &account.name).as_ref() {
+                let reason = format!("it is of an account named {:?}", account.name);
+                return Err(DurableFileError::Damaged { path: path.clone(), reason }.into());
+            }
+        }
+        Ok(files)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.json"))
+    /// The shelf they are on.
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.0
     }
+
+    /// Puts an account in the place of what was stored under its name, durably. Waits for it.
+    pub fn save(&self, account: &StoredAccount) -> Result<(), ShelfError> {
+        self.0.save(Kind::Account, &account.name, Some(account))
+    }
+}
+
+/// The accounts of the registry that are there now and were not `before`, or were otherwise.
+pub fn changed(before: &Entries, now: &Entries) -> Vec<Result<StoredAccount, ShelfError>> {
+    let changes = Kind::Account.changes(before, now).into_iter();
+    changes.filter_map(|(name, value)| Some(read(name, value?))).collect()
+}
+
+/// An account as the registry has it.
+pub(super) fn read(name: &str, value: &[u8]) -> Result<StoredAccount, ShelfError> {
+    let account: StoredAccount = parse(Kind::Account, name, value)?;
+    if account.name == name {
+        return Ok(account);
+    }
+    let reason = format!("it is of an account named {:?}", account.name);
+    Err(ShelfError::Damaged { key: format!("account/{name}"), reason })
 }
 
 #[cfg(test)]
@@ -93,7 +119,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
-        let store = AccountStore::new(dir.path());
+        let store = AccountStore::new(Shelf::files(dir.path()));
         assert_eq!(store.load().unwrap(), []);
         for name in ["shop", "bar"] {
             store.save(&account(name)).unwrap();
@@ -106,7 +132,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_told_with_path_and_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let store = AccountStore::new(dir.path());
+        let store = AccountStore::new(Shelf::files(dir.path()));
         store.save(&account("shop")).unwrap();
         let path = dir.path().join("accounts/shop.json");
         let whole = std::fs::read_to_string(&path).unwrap();

@@ -1,19 +1,23 @@
 //! The bots: found by name for callbacks, by token for calls; from the config, and added while the gateway runs.
 //!
-//! Readers take a snapshot, which a change replaces as a whole once it is on the disk.
+//! Readers take a snapshot, which a change replaces as a whole once it is durable: one made here, or one that another
+//! gateway has made and the registry tells of.
 
 mod error;
 mod summary;
+mod table;
 
-use super::account::{Made, Token, digest, is_valid};
-use super::account_store::{AccountStore, StoredAccount, StoredToken};
+use super::account::{digest, is_valid};
+use super::account_store::{AccountStore, ByName, StoredAccount, StoredToken};
 use super::clock::Now;
+use super::shelf::Entries;
 use super::vault::Vault;
 use crate::event::is_account_name;
 use crate::session::{Policies, Policy, PolicyChain};
-use std::collections::{BTreeMap, HashMap};
+use futures::executor::block_on;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+use table::Table;
 
 pub use super::account::Account;
 pub use error::AccountsError;
@@ -36,8 +40,6 @@ pub struct Configured {
 /// What the accounts are opened with.
 pub struct Parts {
     pub configured: Vec<Configured>,
-    /// As [`AccountStore::load`] gave them.
-    pub stored: Vec<StoredAccount>,
     pub store: AccountStore,
     /// `None` where no key is set.
     pub vault: Option<Vault>,
@@ -60,7 +62,7 @@ pub struct Adjustment {
     pub limit: Option<Option<u32>>,
 }
 
-/// All bots. Cheap to clone. Changes write to the disk: not on a thread that others wait for.
+/// All bots. Cheap to clone. Changes wait for the disk or the brokers: not on a thread that others wait for.
 #[derive(Clone)]
 pub struct Accounts(Arc<Inner>);
 
@@ -72,74 +74,47 @@ struct Inner {
     default_limit: u32,
     policies: Policies,
     now: Now,
-    /// As on the disk. Whoever changes something holds it from the first look to the end.
-    stored: Mutex<BTreeMap<String, StoredAccount>>,
-    table: RwLock<Arc<Table>>,
+    /// Whoever changes something holds it from the first look to the end.
+    known: Mutex<Known>,
+    shown: RwLock<Shown>,
 }
 
-/// What look-ups go by.
+/// What is stored.
+#[derive(Default)]
+struct Known {
+    accounts: ByName,
+    /// What the registry had then.
+    entries: Option<Entries>,
+    /// What is wrong with some of them, as it was told.
+    complaints: Vec<String>,
+}
+
+/// What look-ups see.
 #[derive(Clone, Default)]
-struct Table {
-    by_name: HashMap<String, Arc<Account>>,
-    by_token: HashMap<[u8; 32], (Arc<Account>, Option<i64>)>,
-}
-
-impl Table {
-    /// Puts an account in the place of the one of its name; the other account that has one of its tokens, if there is one.
-    fn put(&mut self, account: Account, now_ms: i64) -> Result<(), String> {
-        self.remove(&account.name);
-        let account = Arc::new(account);
-        for token in account.tokens().filter(|token| is_valid(token.until_ms(), now_ms)) {
-            let taken = self.by_token.insert(token.digest(), (account.clone(), token.until_ms()));
-            if let Some((other, until_ms)) = taken
-                && is_valid(until_ms, now_ms)
-            {
-                return Err(other.name.clone());
-            }
-        }
-        self.by_name.insert(account.name.clone(), account);
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &str) {
-        if self.by_name.remove(name).is_some() {
-            self.by_token.retain(|_, (account, _)| account.name != name);
-        }
-    }
+struct Shown {
+    table: Arc<Table>,
+    /// What the registry had when it was made.
+    entries: Option<Entries>,
 }
 
 impl Accounts {
-    /// Brings together the accounts of the config and those of the data directory.
+    /// Brings together the accounts of the config and those that are stored.
     pub fn open(parts: Parts) -> Result<Self, AccountsError> {
-        let Parts { configured, stored, store, vault, strict, default_limit, policies, now } = parts;
-        let stored: BTreeMap<_, _> = stored.into_iter().map(|account| (account.name.clone(), account)).collect();
-        let inner = Inner {
-            configured,
-            store,
-            vault,
-            strict,
-            default_limit,
-            policies,
-            now,
-            stored: Mutex::default(),
-            table: RwLock::default(),
-        };
-        let mut table = Table::default();
-        for account in &inner.configured {
-            if strict && stored.get(&account.name).is_some_and(|stored| !stored.removed) {
-                return Err(AccountsError::InBoth(account.name.clone()));
-            }
-            let Some(token) = account.token.clone() else { continue };
-            let made = inner.make(&account.name, (Token::new(token, None), Vec::new()), false, account.limit, None);
-            inner.put(&mut table, made)?;
+        let Parts { configured, store, vault, strict, default_limit, policies, now } = parts;
+        // What comes after is read again later, and nothing of it is missed.
+        let entries = store.shelf().entries();
+        let stored = store.load()?.into_iter().map(|account| (account.name.clone(), account)).collect();
+        let (known, shown) = (Mutex::default(), RwLock::default());
+        let inner = Inner { configured, store, vault, strict, default_limit, policies, now, known, shown };
+        let (table, complaints) = inner.build(&stored, (&Table::default(), &ByName::new()));
+        if let Some(error) = complaints.into_iter().next().filter(|_| strict) {
+            return Err(error);
         }
         for account in stored.values() {
-            if let Some(made) = inner.open(account, None)? {
-                inner.put(&mut table, made)?;
-            }
+            inner.learn(account)?;
         }
-        *inner.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
-        *inner.stored() = stored;
+        *inner.known() = Known { accounts: stored, entries: entries.clone(), complaints: Vec::new() };
+        inner.show(table, entries);
         Ok(Self(Arc::new(inner)))
     }
 
@@ -162,8 +137,9 @@ impl Accounts {
 
     /// All accounts, by name.
     pub fn list(&self) -> Vec<AccountSummary> {
-        let stored = self.0.stored();
-        let kept = stored
+        let known = self.0.up_to_date();
+        let kept = known
+            .accounts
             .values()
             .filter(|account| !account.removed)
             .map(|account| AccountSummary::of_stored(account, self.0.now_ms()));
@@ -192,14 +168,15 @@ impl Accounts {
             return Err(AccountsError::BadName(name.to_owned()));
         }
         let sealed = inner.seal(name, token)?;
-        let mut stored = inner.stored();
-        let known = stored.get(name);
-        if inner.is_configured(name) || known.is_some_and(|known| !known.removed) {
+        block_on(inner.store.shelf().catch_up())?;
+        let mut known = inner.up_to_date();
+        let before = known.accounts.get(name);
+        if inner.is_configured(name) || before.is_some_and(|before| !before.removed) {
             return Err(AccountsError::NameTaken(name.to_owned()));
         }
-        let policy = match known {
+        let policy = match before {
             None => policy.map(str::to_owned),
-            Some(known) => same_policy(known, policy)?,
+            Some(before) => same_policy(before, policy)?,
         };
         let account = StoredAccount {
             name: name.to_owned(),
@@ -210,7 +187,7 @@ impl Accounts {
             created_at_ms: inner.now_ms(),
             tokens: vec![StoredToken { sealed, until_ms: None }],
         };
-        inner.publish(&mut stored, account)
+        inner.publish(&mut known, account)
     }
 
     /// Gives an account a new token. Those it has stay valid for `keep_old`, or until their end where that is sooner. One
@@ -257,15 +234,16 @@ impl Accounts {
         name: &str,
         edit: impl FnOnce(&mut StoredAccount) -> Result<(), AccountsError>,
     ) -> Result<AccountSummary, AccountsError> {
-        let mut stored = self.0.stored();
-        let found = stored.get(name).filter(|account| !account.removed);
+        block_on(self.0.store.shelf().catch_up())?;
+        let mut known = self.0.up_to_date();
+        let found = known.accounts.get(name).filter(|account| !account.removed);
         let mut account = match found {
             Some(found) => found.clone(),
             None if self.0.is_configured(name) => return Err(AccountsError::Configured(name.to_owned())),
             None => return Err(AccountsError::Unknown(name.to_owned())),
         };
         edit(&mut account)?;
-        self.0.publish(&mut stored, account)
+        self.0.publish(&mut known, account)
     }
 }
 
@@ -274,37 +252,18 @@ impl Inner {
         self.configured.iter().any(|account| account.name == name)
     }
 
-    /// Puts in an account at the start.
-    fn put(&self, table: &mut Table, account: Account) -> Result<(), AccountsError> {
-        let name = account.name.clone();
-        match table.put(account, self.now_ms()) {
-            Err(other) if self.strict => Err(AccountsError::SameToken(other, name)),
-            _ => Ok(()),
-        }
-    }
-
     /// Makes a change durable, then visible. An error leaves everything as it was.
-    fn publish(
-        &self,
-        stored: &mut BTreeMap<String, StoredAccount>,
-        mut account: StoredAccount,
-    ) -> Result<AccountSummary, AccountsError> {
+    fn publish(&self, known: &mut Known, mut account: StoredAccount) -> Result<AccountSummary, AccountsError> {
         let now_ms = self.now_ms();
         account.tokens.retain(|token| is_valid(token.until_ms, now_ms));
-        let policy = policy_of(&account)?;
-        let before = self.table();
-        let mut table = Table::clone(&before);
-        table.remove(&account.name);
-        if let Some(made) = self.open(&account, before.by_name.get(&account.name).map(|before| &**before))? {
-            table.put(made, now_ms).map_err(AccountsError::TokenTaken)?;
+        policy_of(&account)?;
+        let mut accounts = known.accounts.clone();
+        accounts.insert(account.name.clone(), account.clone());
+        let (table, complaints) = self.build(&accounts, (&self.shown().table, &known.accounts));
+        if let Some(error) = complaints.into_iter().find_map(|complaint| complaint.of_change(&account.name)) {
+            return Err(error);
         }
         self.store.save(&account)?;
-        // Before the first event of the account can come in.
-        if let Some(policy) = policy {
-            self.policies.learn(&account.name, policy);
-        }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
-        let summary = AccountSummary::of_stored(&account, now_ms);
         tracing::info!(
             account = account.name,
             paused = account.paused,
@@ -312,37 +271,17 @@ impl Inner {
             tokens = account.tokens.len(),
             "an account was changed"
         );
-        stored.insert(account.name.clone(), account);
-        Ok(summary)
-    }
-
-    /// A stored account with its tokens opened; `None` where it takes no calls.
-    fn open(&self, account: &StoredAccount, before: Option<&Account>) -> Result<Option<Account>, AccountsError> {
-        let mut tokens = Vec::new();
-        for token in account.tokens.iter().filter(|token| is_valid(token.until_ms, self.now_ms())) {
-            match self.unseal(&account.name, &token.sealed) {
-                Ok(text) => tokens.push(Token::new(text, token.until_ms)),
-                Err(error) if self.strict => return Err(error),
-                Err(_) => {}
+        let summary = AccountSummary::of_stored(&account, now_ms);
+        match self.store.shelf().entries() {
+            Some(entries) => self.take_in(known, entries),
+            None => {
+                // Before the first event of the account can come in.
+                self.learn(&account)?;
+                known.accounts = accounts;
+                self.show(table, None);
             }
         }
-        if account.removed || tokens.is_empty() {
-            return Ok(None);
-        }
-        let newest = tokens.remove(0);
-        Ok(Some(self.make(&account.name, (newest, tokens), account.paused, account.limit, before)))
-    }
-
-    fn make(
-        &self,
-        name: &str,
-        (newest, older): (Token, Vec<Token>),
-        paused: bool,
-        limit: Option<u32>,
-        before: Option<&Account>,
-    ) -> Account {
-        let limit = limit.unwrap_or(self.default_limit);
-        Account::new(Made { name: name.to_owned(), newest, older, paused, limit, now: self.now.clone() }, before)
+        Ok(summary)
     }
 
     fn seal(&self, name: &str, token: &str) -> Result<String, AccountsError> {
@@ -358,13 +297,44 @@ impl Inner {
         vault.open(name, sealed).map_err(|error| AccountsError::Unopened { name: name.to_owned(), error })
     }
 
+    /// What look-ups go by, with what other gateways have changed.
     fn table(&self) -> Arc<Table> {
-        // It is replaced as a whole, so what a panic left locked is still good; so is the map below.
-        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let shown = self.shown();
+        if !self.store.shelf().is_newer_than(shown.entries.as_ref()) {
+            return shown.table;
+        }
+        // Whoever has it is about to show the same, or changes something and waits for the brokers.
+        if let Ok(mut known) = self.known.try_lock()
+            && let Some(entries) = self.store.shelf().entries()
+        {
+            self.take_in(&mut known, entries);
+        }
+        self.shown().table
     }
 
-    fn stored(&self) -> MutexGuard<'_, BTreeMap<String, StoredAccount>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    fn show(&self, table: Table, entries: Option<Entries>) {
+        let shown = Shown { table: Arc::new(table), entries };
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    fn shown(&self) -> Shown {
+        // It is replaced as a whole, so what a panic left locked is still good; so is what is known.
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is stored, with what other gateways have changed.
+    fn up_to_date(&self) -> MutexGuard<'_, Known> {
+        let mut known = self.known();
+        if self.store.shelf().is_newer_than(known.entries.as_ref())
+            && let Some(entries) = self.store.shelf().entries()
+        {
+            self.take_in(&mut known, entries);
+        }
+        known
     }
 
     fn now_ms(&self) -> i64 {

@@ -2,12 +2,14 @@
 //!
 //! [`webhooks`] verifies and appends callbacks and hands them on to the [`bots`]; [`calls`] relays calls to Viber
 //! ([`upstream`]), [`set_webhook`] among them with the gateway's own address in place of the bot's, which
-//! [`registrations`] keeps; [`record`] says what is kept of a call.
+//! [`registrations`] keeps; [`record`] says what is kept of a call. Accounts and webhooks lie on a [`shelf`], which all
+//! gateways of a log may share.
 
 mod account;
 pub mod account_store;
 pub mod accounts;
 mod addresses;
+mod adopt;
 pub mod bots;
 mod calls;
 mod clock;
@@ -17,6 +19,7 @@ mod record;
 mod redeliver;
 pub mod registrations;
 mod set_webhook;
+pub mod shelf;
 mod signature;
 pub mod tls;
 pub mod upstream;
@@ -24,10 +27,10 @@ pub mod vault;
 mod watch;
 mod webhooks;
 
+pub use adopt::adopt_files;
 pub use redeliver::RedeliverError;
 pub use watch::watch;
 
-use crate::durable_file::DurableFileError;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use accounts::Accounts;
@@ -41,6 +44,7 @@ use clock::{Clock, Now};
 use futures::StreamExt;
 use record::Recorder;
 use registrations::Registrations;
+use shelf::ShelfError;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,8 +134,8 @@ impl Gateway {
     }
 
     /// Forgets where an account's callbacks go, once the account is removed: one that comes under its name later is another
-    /// bot. Waits for the disk.
-    pub fn forget_webhook(&self, account: &str) -> Result<(), DurableFileError> {
+    /// bot. Waits for the disk or the brokers.
+    pub fn forget_webhook(&self, account: &str) -> Result<(), ShelfError> {
         self.registrations.forget(account)
     }
 

@@ -35,7 +35,7 @@ impl Gateway {
         signature: &str,
         body: Bytes,
     ) -> Result<Option<StatusCode>, Undelivered> {
-        let Some(webhook) = self.registrations.target(account, event) else { return Ok(None) };
+        let Some(webhook) = self.registrations.target(account, event).await else { return Ok(None) };
         let answer = self.bots.deliver(&webhook.url, &HeaderMap::new(), signature, body).await?;
         Ok(Some(answer.status))
     }

@@ -1,20 +1,26 @@
-//! Where each bot wants its callbacks: what it asked for with `set_webhook`, kept in the data directory.
+//! Where each bot wants its callbacks: what it asked for with `set_webhook`, kept in the data directory or in the registry
+//! of all gateways.
 //!
 //! Viber only knows the gateway's own address, so the bot's is remembered here: stored before the call is relayed,
 //! confirmed once Viber has taken it, dropped otherwise. Until then the old one stays in force, but for Viber's
-//! validation, which goes to the new one. One file an account.
+//! validation, which goes to the new one. One file an account; in the registry one entry for the webhook in force and one
+//! for what is asked for, so that gateways that set the same webhook at the same time cannot undo what Viber has taken.
 
-use crate::durable_file::{self, DurableFileError};
+use super::shelf::{Entries, Kind, Shelf, ShelfError, parse};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 /// Events that Viber reports only to those who ask for them (Viber doc, `set_webhook`); all others always come.
 const OPTIONAL: [&str; 4] = ["delivered", "seen", "failed", "conversation_started"];
 /// Viber's check of a webhook.
 const VALIDATION: &str = "webhook";
+/// Viber waits for the answer to its check, so what other gateways have stored is waited for no longer than this.
+const CATCH_UP: Duration = Duration::from_secs(1);
+/// A webhook in force that could not be stored is tried again so soon.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a bot asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,33 +47,47 @@ impl Webhook {
 
 /// As it is stored.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Registration {
+pub(super) struct Registration {
     #[serde(default)]
-    confirmed: Option<Arc<Webhook>>,
+    pub confirmed: Option<Arc<Webhook>>,
     /// Asked for, not answered by Viber yet.
     #[serde(default)]
-    pending: Option<Arc<Webhook>>,
+    pub pending: Option<Arc<Webhook>>,
 }
 
 /// The webhooks of all bots.
 pub struct Registrations {
-    dir: PathBuf,
-    by_account: RwLock<HashMap<String, Registration>>,
-    /// One change of an account at a time.
+    shelf: Shelf,
+    known: RwLock<Known>,
+    /// One change of an account at a time, in this process.
     changing: RwLock<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// What is known of them.
+#[derive(Default)]
+struct Known {
+    by_account: HashMap<String, Registration>,
+    /// What the registry had then.
+    entries: Option<Entries>,
+    /// Taken by Viber while the registry was away: in force here, and stored when it is back.
+    unstored: HashMap<String, Option<Arc<Webhook>>>,
+}
+
 impl Registrations {
-    /// Reads what `dir` holds. What was pending when the process ended was never answered,
-    /// so the bot knows it as failed: it is dropped.
-    pub fn open(dir: &Path) -> Result<Self, DurableFileError> {
-        let mut by_account = HashMap::new();
-        for path in durable_file::list(dir)? {
+    /// Reads what there is. What was pending in a file when the process ended was never answered, so the bot knows it as
+    /// failed: it is dropped. In the registry it may be another gateway's, and is under way.
+    pub fn open(shelf: Shelf) -> Result<Self, ShelfError> {
+        let mut known = Known::default();
+        for (path, read) in shelf.read_files::<Registration>(Kind::Webhook)? {
             let Some(account) = path.file_stem().and_then(|name| name.to_str()) else { continue };
-            let Some(read) = durable_file::read::<Registration>(&path)? else { continue };
-            by_account.insert(account.to_owned(), Registration { pending: None, ..read });
+            known.by_account.insert(account.to_owned(), Registration { pending: None, ..read });
         }
-        Ok(Self { dir: dir.to_owned(), by_account: RwLock::new(by_account), changing: RwLock::default() })
+        if let Some(entries) = shelf.entries()
+            && let Some(error) = known.take_in(entries).into_iter().next()
+        {
+            return Err(error);
+        }
+        Ok(Self { shelf, known: RwLock::new(known), changing: RwLock::default() })
     }
 
     /// The webhook in force.
@@ -75,8 +95,16 @@ impl Registrations {
         self.registration(account).confirmed
     }
 
-    /// Where an event goes now: nowhere when there is no webhook or it was not asked for.
-    pub fn target(&self, account: &str, event: &str) -> Option<Arc<Webhook>> {
+    /// Where an event goes now: nowhere when there is no webhook or it was not asked for. Viber's check of a webhook may be
+    /// for one that another gateway is setting, and come within milliseconds: what others have stored is looked up first.
+    pub async fn target(&self, account: &str, event: &str) -> Option<Arc<Webhook>> {
+        if event == VALIDATION {
+            match tokio::time::timeout(CATCH_UP, self.shelf.catch_up()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, account, "a webhook is checked by what is known here"),
+                Err(_) => tracing::warn!(account, "the registry is slow: a webhook is checked by what is known here"),
+            }
+        }
         let Registration { confirmed, pending } = self.registration(account);
         let webhook = if event == VALIDATION { pending.or(confirmed) } else { confirmed };
         webhook.filter(|webhook| webhook.wants(event))
@@ -84,61 +112,157 @@ impl Registrations {
 
     /// Those that have one.
     pub fn accounts(&self) -> Vec<String> {
-        let all = self.by_account.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter()
-            .filter(|(_, registration)| registration.confirmed.is_some())
-            .map(|(account, _)| account.clone())
-            .collect()
+        self.take_in();
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let names = known.by_account.keys().chain(known.unstored.keys());
+        let mut names: Vec<String> =
+            names.filter(|account| known.registration(account).confirmed.is_some()).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Begins to set (`None`: remove) an account's webhook: waits for a change that is under way, then stores the wish.
-    pub async fn begin(
-        self: &Arc<Self>,
-        account: &str,
-        wanted: Option<Webhook>,
-    ) -> Result<PendingChange, DurableFileError> {
+    pub async fn begin(self: &Arc<Self>, account: &str, wanted: Option<Webhook>) -> Result<PendingChange, ShelfError> {
         let lock = {
             let mut changing = self.changing.write().unwrap_or_else(PoisonError::into_inner);
             changing.entry(account.to_owned()).or_default().clone()
         };
         let turn = lock.lock_owned().await;
-        let wanted = wanted.map(Arc::new);
-        let before = self.registration(account).confirmed;
-        if wanted.is_some() {
-            self.store(account, Registration { confirmed: before.clone(), pending: wanted.clone() }).await?;
+        let change = PendingChange {
+            all: self.clone(),
+            account: account.to_owned(),
+            before: self.registration(account).confirmed,
+            wanted: wanted.map(Arc::new),
+            _turn: turn,
+        };
+        if change.wanted.is_some() {
+            let asked = Registration { confirmed: change.before.clone(), pending: change.wanted.clone() };
+            self.store(account, Kind::PendingWebhook, asked).await?;
         }
-        Ok(PendingChange { all: self.clone(), account: account.to_owned(), before, wanted, _turn: turn })
+        Ok(change)
     }
 
-    /// Forgets an account's webhook, with the account. Waits for the disk.
-    pub fn forget(&self, account: &str) -> Result<(), DurableFileError> {
-        durable_file::remove(&self.dir.join(format!("{account}.json")))?;
-        self.by_account.write().unwrap_or_else(PoisonError::into_inner).remove(account);
+    /// Forgets an account's webhook, with the account. Waits for the disk or the brokers.
+    pub fn forget(&self, account: &str) -> Result<(), ShelfError> {
+        for kind in [Kind::Webhook, Kind::PendingWebhook] {
+            self.shelf.save(kind, account, None::<&Registration>)?;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.by_account.remove(account);
+        known.unstored.remove(account);
         Ok(())
     }
 
     fn registration(&self, account: &str) -> Registration {
-        let all = self.by_account.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(account).cloned().unwrap_or_default()
+        self.take_in();
+        self.known.read().unwrap_or_else(PoisonError::into_inner).registration(account)
     }
 
-    /// Writes it, durably, then lets it take effect.
-    async fn store(&self, account: &str, registration: Registration) -> Result<(), DurableFileError> {
-        let path = self.dir.join(format!("{account}.json"));
-        let kept = registration.clone();
-        let written = tokio::task::spawn_blocking(move || match kept {
-            Registration { confirmed: None, pending: None } => durable_file::remove(&path),
-            kept => durable_file::write(&path, &kept),
+    /// Takes in what other gateways have changed.
+    fn take_in(&self) {
+        let is_newer = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            self.shelf.is_newer_than(known.entries.as_ref())
+        };
+        if is_newer && let Some(entries) = self.shelf.entries() {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            for error in known.take_in(entries) {
+                tracing::error!(%error, "a bot's webhook is not known");
+            }
+        }
+    }
+
+    /// Writes what is asked for or in force, durably, then lets it take effect. A file has both, an entry of the registry
+    /// what is of its kind.
+    async fn store(self: &Arc<Self>, account: &str, kind: Kind, registration: Registration) -> Result<(), ShelfError> {
+        let (all, name, kept) = (self.clone(), account.to_owned(), registration.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let part = match (all.shelf.is_shared(), kind) {
+                (true, Kind::PendingWebhook) => Registration { confirmed: None, ..kept },
+                (true, _) => Registration { pending: None, ..kept },
+                (false, _) => kept,
+            };
+            let is_empty = part.confirmed.is_none() && part.pending.is_none();
+            all.shelf.save(kind, &name, (!is_empty).then_some(&part))
         });
         // The task ends without a result only in a panic or at the end of the process.
         written.await.unwrap_or(Ok(()))?;
-        self.keep(account, registration);
+        if !self.shelf.is_shared() {
+            self.keep(account, registration);
+        }
         Ok(())
     }
 
     fn keep(&self, account: &str, registration: Registration) {
-        let mut all = self.by_account.write().unwrap_or_else(PoisonError::into_inner);
-        all.insert(account.to_owned(), registration);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.by_account.insert(account.to_owned(), registration);
+    }
+
+    /// Keeps a webhook in force that the registry does not take now, and stores it when it does, unless the account has got
+    /// another one by then.
+    fn store_later(self: &Arc<Self>, account: String, webhook: Option<Arc<Webhook>>) {
+        {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.unstored.insert(account.clone(), webhook.clone());
+        }
+        let all = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(STORE_AGAIN).await;
+                all.take_in();
+                let is_still = {
+                    let known = all.known.read().unwrap_or_else(PoisonError::into_inner);
+                    known.unstored.get(&account) == Some(&webhook)
+                };
+                if !is_still {
+                    return;
+                }
+                let confirmed = Registration { confirmed: webhook.clone(), pending: None };
+                if all.store(&account, Kind::Webhook, confirmed).await.is_ok() {
+                    tracing::info!(account, "the webhook in force is stored");
+                    all.take_in();
+                    let mut known = all.known.write().unwrap_or_else(PoisonError::into_inner);
+                    known.unstored.remove(&account);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Known {
+    fn registration(&self, account: &str) -> Registration {
+        let mut registration = self.by_account.get(account).cloned().unwrap_or_default();
+        if let Some(confirmed) = self.unstored.get(account) {
+            registration.confirmed.clone_from(confirmed);
+        }
+        registration
+    }
+
+    /// Goes by what the registry has now; what cannot be read of it counts as nothing.
+    fn take_in(&mut self, entries: Entries) -> Vec<ShelfError> {
+        let before = self.entries.replace(entries.clone()).unwrap_or_default();
+        let mut errors = Vec::new();
+        for kind in [Kind::Webhook, Kind::PendingWebhook] {
+            for (account, value) in kind.changes(&before, &entries) {
+                let read = value.map(|value| parse::<Registration>(kind, account, value)).transpose();
+                let read = read.unwrap_or_else(|error| {
+                    errors.push(error);
+                    None
+                });
+                let known = self.by_account.entry(account.to_owned()).or_default();
+                match kind {
+                    Kind::PendingWebhook => known.pending = read.and_then(|read| read.pending),
+                    _ => {
+                        known.confirmed = read.and_then(|read| read.confirmed);
+                        // Newer than what this process could not store.
+                        self.unstored.remove(account);
+                    }
+                }
+            }
+        }
+        errors
     }
 }
 
@@ -154,102 +278,45 @@ pub struct PendingChange {
 impl PendingChange {
     /// Viber has taken it: from now on it is in force. When it cannot be stored it is in force all the same, until the
     /// process ends: the error says so.
-    pub async fn confirm(self) -> Result<(), DurableFileError> {
+    pub async fn confirm(self) -> Result<(), ShelfError> {
         let registration = Registration { confirmed: self.wanted.clone(), pending: None };
-        let stored = self.all.store(&self.account, registration.clone()).await;
-        if stored.is_err() {
-            self.all.keep(&self.account, registration);
+        let stored = self.all.store(&self.account, Kind::Webhook, registration.clone()).await;
+        match (&stored, self.all.shelf.is_shared()) {
+            (Ok(()), true) => self.drop_pending().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, account = self.account, "a webhook that is confirmed is still marked as asked for");
+            }),
+            (Err(_), true) => self.all.store_later(self.account.clone(), self.wanted.clone()),
+            (Err(_), false) => self.all.keep(&self.account, registration),
+            (Ok(()), false) => {}
         }
         stored
     }
 
     /// Viber has not taken it: what was in force stays so.
-    pub async fn forget(self) -> Result<(), DurableFileError> {
+    pub async fn forget(self) -> Result<(), ShelfError> {
         if self.wanted.is_none() {
             return Ok(());
         }
+        if self.all.shelf.is_shared() {
+            return self.drop_pending().await;
+        }
         let registration = Registration { confirmed: self.before.clone(), pending: None };
-        let stored = self.all.store(&self.account, registration.clone()).await;
+        let stored = self.all.store(&self.account, Kind::Webhook, registration.clone()).await;
         if stored.is_err() {
             // On disk it is still pending, which a start drops as well.
             self.all.keep(&self.account, registration);
         }
         stored
     }
+
+    /// Takes the wish out of the registry, unless another gateway's stands there by now.
+    async fn drop_pending(&self) -> Result<(), ShelfError> {
+        if self.wanted.is_none() || self.all.registration(&self.account).pending != self.wanted {
+            return Ok(());
+        }
+        self.all.store(&self.account, Kind::PendingWebhook, Registration::default()).await
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn webhook(url: &str, types: Option<&[&str]>) -> Webhook {
-        let event_types = types.map(|types| types.iter().map(|one| (*one).to_owned()).collect());
-        Webhook { url: url.into(), event_types, send_name: true, send_photo: false }
-    }
-
-    fn url(found: Option<Arc<Webhook>>) -> Option<String> {
-        found.map(|webhook| webhook.url.clone())
-    }
-
-    #[tokio::test]
-    async fn a_webhook_is_in_force_once_confirmed_and_survives_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = Arc::new(Registrations::open(dir.path()).unwrap());
-        let first = all.begin("shop", Some(webhook("https://a", None))).await.unwrap();
-        assert_eq!((all.confirmed("shop"), url(all.target("shop", "message"))), (None, None));
-        assert_eq!(url(all.target("shop", "webhook")).as_deref(), Some("https://a"));
-        first.confirm().await.unwrap();
-        let second = all.begin("shop", Some(webhook("https://b", Some(&["seen"])))).await.unwrap();
-        assert_eq!(url(all.target("shop", "seen")).as_deref(), Some("https://a"));
-        // As if the process had ended here.
-        let again = Arc::new(Registrations::open(dir.path()).unwrap());
-        assert_eq!(url(again.target("shop", "webhook")).as_deref(), Some("https://a"));
-        second.forget().await.unwrap();
-        assert_eq!(url(all.target("shop", "webhook")).as_deref(), Some("https://a"));
-        all.begin("shop", None).await.unwrap().confirm().await.unwrap();
-        assert_eq!(all.confirmed("shop"), None);
-        assert_eq!(Registrations::open(dir.path()).unwrap().confirmed("shop"), None);
-        all.begin("shop", Some(webhook("https://c", None))).await.unwrap().confirm().await.unwrap();
-        all.forget("shop").unwrap();
-        assert_eq!(all.confirmed("shop"), None);
-        assert_eq!(Registrations::open(dir.path()).unwrap().confirmed("shop"), None);
-    }
-
-    #[tokio::test]
-    async fn changes_of_an_account_wait_for_each_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = Arc::new(Registrations::open(dir.path()).unwrap());
-        let first = all.begin("shop", Some(webhook("https://a", None))).await.unwrap();
-        let waits = {
-            tokio::spawn({
-                let all = all.clone();
-                async move { all.begin("shop", Some(webhook("https://b", None))).await }
-            })
-        };
-        all.begin("other", Some(webhook("https://c", None))).await.unwrap().confirm().await.unwrap();
-        assert!(!waits.is_finished());
-        first.confirm().await.unwrap();
-        waits.await.unwrap().unwrap().confirm().await.unwrap();
-        assert_eq!(url(all.confirmed("shop")).as_deref(), Some("https://b"));
-    }
-
-    #[test]
-    fn optional_events_are_asked_for() {
-        let some = webhook("https://a", Some(&["seen"]));
-        for event in ["seen", "message", "subscribed", "unsubscribed", "webhook", "client_status", "new_one"] {
-            assert!(some.wants(event), "{event}");
-        }
-        for event in ["delivered", "failed", "conversation_started"] {
-            assert!(!some.wants(event), "{event}");
-            assert!(webhook("https://a", None).wants(event));
-        }
-    }
-
-    #[test]
-    fn a_damaged_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("shop.json"), "{").unwrap();
-        let error = Registrations::open(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("shop.json"), "{error}");
-    }
-}
+mod tests;

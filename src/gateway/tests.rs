@@ -142,7 +142,7 @@ async fn world_with(upstream: String, viber: Arc<Viber>, bots: Bots) -> World {
         accounts: Accounts::new([("shop".to_owned(), TOKEN.to_owned())]).unwrap(),
         upstream: Upstream::new(&Url::parse(&upstream).unwrap(), Duration::from_secs(20)).unwrap(),
         bots,
-        registrations: Registrations::open(dir.path()).unwrap(),
+        registrations: Registrations::open(shelf::Shelf::files(dir.path())).unwrap(),
         public_url: Url::parse(&address).unwrap(),
         metrics: metrics.clone(),
         now: Arc::new(|| NOW),

@@ -83,7 +83,7 @@ async fn accept(
     let user = user(&callback).map(str::to_owned);
     let token = callback.message_token.token();
     let is_for_the_record = account.is_paused() || is_tee(uri);
-    let webhook = if is_for_the_record { None } else { gateway.registrations.target(&account.name, &name) };
+    let webhook = if is_for_the_record { None } else { gateway.registrations.target(&account.name, &name).await };
     let onward = webhook.map(|webhook| (signature.clone(), body.clone(), webhook.url.clone()));
     let id = match (token, &user) {
         (Some(token), Some(user)) => event_id(&name, token, user),

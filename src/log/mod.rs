@@ -5,12 +5,14 @@
 pub mod embedded;
 pub mod kafka;
 pub mod partitioner;
+pub mod registry;
 mod store;
 #[cfg(test)]
 mod suite;
 
 use crate::event::{Event, Record};
 use async_trait::async_trait;
+use registry::Registry;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +119,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// Joins those that share the partitions of this log, under a name that is this process's for good. `None` where the
     /// log is one process's alone, which then has all of it.
     async fn join(&self, _instance: &str) -> Result<Option<Arc<dyn Group>>, LogError> {
+        Ok(None)
+    }
+
+    /// What the processes of this log tell each other. `None`: this log is one process's alone.
+    async fn registry(&self) -> Result<Option<Arc<dyn Registry>>, LogError> {
         Ok(None)
     }
 

@@ -4,7 +4,9 @@ use super::commit::{Command, Frozen};
 use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
+use crate::event::Record;
 use crate::log::{EventLog, Fetched, LogError};
+use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -56,6 +58,8 @@ pub(super) struct Folding {
     pub settings: Arc<Settings>,
     pub flush_wanted: Arc<Notify>,
     pub source: Source,
+    /// Accounts that have been met.
+    pub met: FxHashSet<String>,
 }
 
 impl Folding {
@@ -111,6 +115,20 @@ impl Folding {
         }
     }
 
+    /// Sees to the policies of accounts that are met for the first time: an account is known to all before its first event
+    /// comes in, but what is known may still be on its way here.
+    async fn meet(&mut self, records: &[Record]) -> Result<(), ProjectorError> {
+        let Some(newest) = &self.settings.newest_policies else { return Ok(()) };
+        let mut is_behind = false;
+        for account in records.iter().filter_map(|record| record.event.account()) {
+            if !self.met.contains(account) {
+                self.met.insert(account.to_owned());
+                is_behind |= self.settings.policies.of(account).is_none();
+            }
+        }
+        if is_behind { Ok(newest().await?) } else { Ok(()) }
+    }
+
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
@@ -136,6 +154,7 @@ impl Folding {
             }
             return Ok(Found::Nothing);
         }
+        self.meet(&records).await?;
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.live.publish(delta, end);

@@ -6,10 +6,11 @@ use super::live::{Live, PartitionStatus, Status};
 use crate::event::time::format_us;
 use crate::lake::picture::TableView;
 use crate::lake::{Lake, TableName};
+use crate::log::Assignment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// An outage that lasts longer is told to whoever waits for what cannot be had during it.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -45,6 +46,11 @@ impl ProjectorHandle {
     /// How far it is, and what stops it.
     pub fn status(&self) -> Status {
         self.live.status()
+    }
+
+    /// What it works on, where the partitions are shared; changes as others come and go.
+    pub fn assignment(&self) -> watch::Receiver<Assignment> {
+        self.live.assignment()
     }
 
     /// Waits until everything before `ends` (by partition) is folded, thus visible to SQL; of partitions that others fold,

@@ -9,6 +9,7 @@ use super::delta::Delta;
 use crate::lake::picture::TableView;
 use crate::lake::rows::{MessageRows, SessionRows, message_key, session_key};
 use crate::lake::{TableName, TableSnapshot};
+use crate::log::Assignment;
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, RowId, prefix};
 use crate::state::{OverlayView, State, split_user_key};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -65,6 +66,7 @@ struct Inner {
 pub(super) struct Live {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    assignment: watch::Sender<Assignment>,
 }
 
 impl Live {
@@ -74,7 +76,8 @@ impl Live {
         // Until the first run knows what is this process's, nothing counts as folded.
         let partitions = vec![PartitionStatus::default(); partitions];
         let status = Status { partitions, joining: true, ..Status::default() };
-        Self { inner: Mutex::new(Inner { tables, deltas, state: None, status }), changed: watch::Sender::new(0) }
+        let inner = Mutex::new(Inner { tables, deltas, state: None, status });
+        Self { inner, changed: watch::Sender::new(0), assignment: watch::Sender::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -106,6 +109,15 @@ impl Live {
     /// The end of a partition's log as it was seen last.
     pub fn log_end(&self, partition: usize) -> u64 {
         self.lock().status.partitions[partition].log_end
+    }
+
+    /// What is worked on from now on, where the partitions are shared.
+    pub fn assigned(&self, assignment: &Assignment) {
+        self.assignment.send_replace(assignment.clone());
+    }
+
+    pub fn assignment(&self) -> watch::Receiver<Assignment> {
+        self.assignment.subscribe()
     }
 
     /// Bumps whenever something visible changed.

@@ -25,6 +25,7 @@ use crate::log::{EventLog, LogError};
 use crate::metrics::Metrics;
 use crate::session::{Policies, PolicyChain, Terms};
 use crate::state::StateError;
+use futures::future::BoxFuture;
 use live::Live;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -79,6 +80,9 @@ impl ProjectorError {
     }
 }
 
+/// Makes `policies` know what other processes have made known up to now.
+pub type NewestPolicies = Arc<dyn Fn() -> BoxFuture<'static, Result<(), LogError>> + Send + Sync>;
+
 /// What the projector goes by. Durations in ms unless typed.
 #[derive(Clone)]
 pub struct Settings {
@@ -93,6 +97,8 @@ pub struct Settings {
     pub any_age: bool,
     /// By account; others go by `default_policy`.
     pub policies: Policies,
+    /// Brings in the policies of accounts that were added elsewhere; `None` where this process knows all of them.
+    pub newest_policies: Option<NewestPolicies>,
     pub default_policy: PolicyChain,
     pub commit_every: Duration,
     pub snapshot_every: Duration,

@@ -15,6 +15,7 @@ use crate::log::{Assignment, Group};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +107,7 @@ async fn turn(
     };
     let now = assignment.borrow_and_update().clone();
     group.enter(now.number);
+    live.assigned(&now);
     if now.partitions.is_empty() {
         parts.lake.release();
         let joining = Status { joining: now.number == 0, ..foreign(parts) };
@@ -252,6 +254,10 @@ async fn taken_over(
     partitions: &[u32],
 ) -> Result<(State, Taken), ProjectorError> {
     let settings = &parts.settings;
+    if let Some(newest) = &settings.newest_policies {
+        // The accounts of what is folded from the archive were known when it came in.
+        newest().await?;
+    }
     parts.lake.claim(partitions).await?;
     let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;
     // What another log has left here is of no use, and all of this one is to be had elsewhere.
@@ -314,6 +320,7 @@ async fn drive(
             settings: parts.settings.clone(),
             flush_wanted: flush_wanted.clone(),
             source: Source::Log { archive_from },
+            met: FxHashSet::default(),
         };
         tasks.push(on_own_thread(partition, fold.run(halted.clone()))?);
     }

@@ -34,6 +34,7 @@ fn settings(log: &EmbeddedLog) -> Settings {
         delivery_window_ms: 14 * DAY,
         any_age: false,
         policies: Policies::default(),
+        newest_policies: None,
         default_policy: PolicyChain::always(Policy::named("counterbat").unwrap()),
         commit_every: Duration::from_millis(50),
         snapshot_every: Duration::from_millis(80),

@@ -43,6 +43,7 @@ impl Cluster {
             format!("kafka.brokers = {brokers:?}"),
             format!("kafka.topic = {:?}", cluster.topic()),
             format!("kafka.state_topic = {:?}", cluster.state_topic()),
+            format!("kafka.registry_topic = {:?}", cluster.registry_topic()),
             format!("kafka.group = {:?}", cluster.name),
             format!("lake.url = {:?}", format!("s3://{}", cluster.lake())),
             format!("lake.s3.endpoint = {endpoint:?}"),
@@ -59,6 +60,10 @@ impl Cluster {
 
     pub fn state_topic(&self) -> String {
         format!("{}.state", self.name)
+    }
+
+    pub fn registry_topic(&self) -> String {
+        format!("{}.registry", self.name)
     }
 
     /// Where the tables lie: `bucket/prefix`.

@@ -16,6 +16,7 @@ async fn open(topic: &str, partitions: u32) -> Result<Arc<dyn EventLog>, LogErro
         brokers: Kafka::shared().brokers(),
         topic: topic.to_owned(),
         state_topic: format!("{topic}-state"),
+        registry_topic: format!("{topic}-registry"),
         group: topic.to_owned(),
         create_topics: true,
         replication: None,

@@ -1,10 +1,10 @@
 //! Why accounts cannot be served or changed.
 
+use super::super::shelf::ShelfError;
 use super::super::vault::{BadKey, Unopened};
-use crate::durable_file::DurableFileError;
 use crate::session::policy::PolicyError;
 
-/// Why the accounts cannot be served, or one of them not be changed. Only [`AccountsError::File`] may pass by itself. No
+/// Why the accounts cannot be served, or one of them not be changed. Only [`AccountsError::Shelf`] may pass by itself. No
 /// text says a token or a key.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
@@ -12,7 +12,7 @@ pub enum AccountsError {
     #[error("accounts `{0}` and `{1}` have the same token")]
     SameToken(String, String),
     #[error(
-        "account `{0}` is both in the config and in the data directory: take it out of the config, or out of the data directory by `counterbat account remove {0}`"
+        "account `{0}` is both in the config and added at run time: take it out of the config, or remove the other by `counterbat account remove {0}`"
     )]
     InBoth(String),
     #[error("{0:?} is no name for an account: expected 1 to 64 of a-z, 0-9, _ and -")]
@@ -45,6 +45,20 @@ pub enum AccountsError {
     Locked(String),
     #[error(transparent)]
     Key(#[from] BadKey),
+    /// Where they are stored.
     #[error(transparent)]
-    File(#[from] DurableFileError),
+    Shelf(#[from] ShelfError),
+}
+
+impl AccountsError {
+    /// What a change of this account is refused with, where a table with it complains so.
+    pub(super) fn of_change(self, account: &str) -> Option<AccountsError> {
+        match self {
+            AccountsError::SameToken(one, other) if one == account => Some(AccountsError::TokenTaken(other)),
+            AccountsError::SameToken(one, other) if other == account => Some(AccountsError::TokenTaken(one)),
+            AccountsError::Unopened { name, error } if name == account => Some(AccountsError::Unopened { name, error }),
+            AccountsError::Locked(name) if name == account => Some(AccountsError::Locked(name)),
+            _ => None,
+        }
+    }
 }

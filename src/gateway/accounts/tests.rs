@@ -1,4 +1,5 @@
 use super::*;
+use crate::gateway::shelf::Shelf;
 use crate::gateway::signature::Verifier;
 use hmac::{Hmac, Mac};
 use std::path::Path;
@@ -21,10 +22,9 @@ fn configured(name: &str, token: &str) -> Configured {
 }
 
 fn parts(dir: &Path, configured: Vec<Configured>, key: Option<u8>, now: Now) -> Parts {
-    let store = AccountStore::new(dir);
+    let store = AccountStore::new(Shelf::files(dir));
     Parts {
         configured,
-        stored: store.load().unwrap(),
         store,
         vault: key.map(|byte| Vault::new(&hex::encode([byte; 32])).unwrap()),
         strict: true,
@@ -210,7 +210,7 @@ fn what_was_removed_is_folded_as_before_and_comes_back_so() {
     world.restart();
     assert!(world.accounts.named("bar").is_none() && world.owners(&["token-bar"]) == [None]);
     assert!(matches!(world.accounts.remove("bar"), Err(AccountsError::Unknown(_))));
-    let stored = AccountStore::new(world.dir.path()).load().unwrap();
+    let stored = AccountStore::new(Shelf::files(world.dir.path())).load().unwrap();
     assert!(stored.iter().all(|account| account.removed && account.tokens.is_empty()));
     assert_eq!(policy_of(&stored[0]).unwrap(), Some(PolicyChain::always(Policy::named("vbm").unwrap())));
     for name in ["bar", "baz"] {
@@ -260,7 +260,7 @@ fn a_change_that_is_not_on_the_disk_is_not_made() {
     world.accounts.add("bar", "token-bar", None, None).unwrap();
     std::fs::create_dir(world.dir.path().join("accounts/bar.json.partial")).unwrap();
     let error = world.accounts.rotate("bar", "new", HOUR).unwrap_err();
-    assert!(matches!(error, AccountsError::File(_)), "{error}");
+    assert!(matches!(error, AccountsError::Shelf(_)), "{error}");
     assert_eq!(world.owners(&["token-bar", "new"]), [Some("bar".into()), None]);
     assert_eq!(world.accounts.show("bar").unwrap().tokens.len(), 1);
 }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub brokers: String,
     pub topic: String,
     pub state_topic: String,
+    /// Of what the processes tell each other.
+    pub registry_topic: String,
     /// The consumer group of the projectors that share the partitions.
     pub group: String,
     /// Whether missing topics are made.

@@ -3,13 +3,13 @@
 //! A [`Cursor`] is a consumer of one partition that stands at one offset. [`Cursors`] keeps those that were used last, so
 //! that whoever reads on finds one that has fetched ahead, and several readers of a partition do not disturb each other.
 
-use super::super::{Fetched, LogError, LogId};
+use super::super::{LogError, LogId};
 use super::client::{PATIENCE, Quiet, Settings, refused};
-use super::record;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -79,6 +79,15 @@ struct Cursor {
     doubted: bool,
 }
 
+/// What a cursor handed over, and where it stands.
+pub(super) struct Read<T> {
+    pub records: Vec<T>,
+    /// Where to read on.
+    pub next: u64,
+    /// The end of the partition as far as it is known: never before `next`.
+    pub end: u64,
+}
+
 /// The cursors of a topic.
 pub(super) struct Cursors {
     settings: Settings,
@@ -105,13 +114,20 @@ impl Cursors {
         self.bump.send_modify(|n| *n += 1);
     }
 
-    /// Reads what has been fetched from `from` on. Blocks for a moment at most.
-    pub fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
+    /// Reads what has been fetched from `from` on, each record made by `make`. Blocks for a moment at most.
+    pub fn read<T>(
+        &self,
+        partition: u32,
+        from: u64,
+        max_records: usize,
+        max_bytes: usize,
+        make: impl Fn(&BorrowedMessage<'_>) -> T,
+    ) -> Result<Read<T>, LogError> {
         let mut cursor = match self.take(partition, from) {
             Some(cursor) => cursor,
             None => self.open(partition, from)?,
         };
-        let read = cursor.read(max_records, max_bytes);
+        let read = cursor.read(max_records, max_bytes, make);
         match read {
             Ok(fetched) if self.is_stalled(partition, &mut cursor) => {
                 tracing::warn!(
@@ -229,18 +245,23 @@ fn close(cursors: Vec<Cursor>) {
 }
 
 impl Cursor {
-    fn read(&mut self, max_records: usize, max_bytes: usize) -> Result<Fetched, KafkaError> {
+    fn read<T>(
+        &mut self,
+        max_records: usize,
+        max_bytes: usize,
+        make: impl Fn(&BorrowedMessage<'_>) -> T,
+    ) -> Result<Read<T>, KafkaError> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         let before = self.next;
         while records.len() < max_records.max(1) && bytes < max_bytes.max(1) {
             match self.consumer.poll(LINGER) {
                 Some(Ok(message)) => {
-                    let record = record::read(&message);
+                    let offset = u64::try_from(message.offset()).unwrap_or(0);
                     // After a change of leader the client may hand over again what it has handed over.
-                    if record.offset >= self.next {
-                        self.next = record.offset + 1;
+                    if offset >= self.next {
+                        self.next = offset + 1;
                         bytes += message.payload_len() + message.key_len() + 100;
-                        records.push(record);
+                        records.push(make(&message));
                     }
                 }
                 Some(Err(error)) if is_passing(&error) => {}
@@ -255,7 +276,7 @@ impl Cursor {
             (self.moved, self.doubted) = (Instant::now(), false);
         }
         let end = self.seen.end.load(Ordering::Relaxed).max(self.next);
-        Ok(Fetched { records, next: self.next, end })
+        Ok(Read { records, next: self.next, end })
     }
 }
 

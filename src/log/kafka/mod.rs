@@ -1,29 +1,32 @@
 //! The log of many machines: a topic of Kafka, CloudEvents in binary mode (spec §2).
 //!
 //! [`topic`] makes and checks the topics, [`cursor`] reads, [`record`] is the form of a record, [`group`] shares the
-//! partitions among processes; here is the producer.
+//! partitions among processes, [`registry`] holds what they tell each other; here is the producer.
 
 mod changelog;
 mod client;
 mod cursor;
 mod group;
 mod record;
+mod registry;
 mod topic;
 
 pub use client::Settings;
 
+use super::registry::Registry;
 use super::{EventLog, Fetched, Group, LogError, LogId, Position};
 use crate::event::Event;
 use async_trait::async_trait;
 use client::{PATIENCE, Quiet, refused};
-use cursor::Cursors;
+use cursor::{Cursors, Read};
 use group::KafkaGroup;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
+use registry::KafkaRegistry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use topic::{Purpose, Topic, Topics};
 
 /// For so long after something was acknowledged the log counts as writable without asking.
@@ -37,6 +40,8 @@ pub struct KafkaLog {
     topic: Topic,
     writing: Arc<Writing>,
     cursors: Arc<Cursors>,
+    /// Read from the first time that somebody asks.
+    registry: OnceCell<Arc<KafkaRegistry>>,
 }
 
 /// The producer, and how it fares.
@@ -63,10 +68,9 @@ impl KafkaLog {
             return Err(LogError::Partitions { made: topic.partitions, asked: settings.partitions });
         }
         drop(topics);
-        let producer = settings.producer().create_with_context(Quiet).map_err(refused)?;
         let cursors = Arc::new(Cursors::new(settings.clone(), id.clone())?);
-        let writing = Arc::new(Writing { settings, producer: Mutex::new(producer), acknowledged: Mutex::new(None) });
-        Ok(Self { id, topic, writing, cursors })
+        let writing = Arc::new(Writing::open(settings)?);
+        Ok(Self { id, topic, writing, cursors, registry: OnceCell::new() })
     }
 
     /// Whether every partition has a leader and enough copies. Blocks.
@@ -94,6 +98,11 @@ impl KafkaLog {
 }
 
 impl Writing {
+    fn open(settings: Settings) -> Result<Self, LogError> {
+        let producer = settings.producer().create_with_context(Quiet).map_err(refused)?;
+        Ok(Self { settings, producer: Mutex::new(producer), acknowledged: Mutex::new(None) })
+    }
+
     fn producer(&self) -> FutureProducer<Quiet> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -153,6 +162,33 @@ impl Writing {
             .key(key.as_str())
             .payload(&event.data)
             .headers(record::headers(event));
+        Self::enqueue(producer, record).await
+    }
+
+    /// Sends one record and waits until it is durable; its offset.
+    async fn produce(&self, record: FutureRecord<'_, str, Vec<u8>>) -> Result<u64, LogError> {
+        let producer = self.producer();
+        let delivered = match Self::enqueue(&producer, record).await {
+            Ok(delivery) => match delivery.await {
+                Ok(delivered) => delivered.map_err(|(error, _)| error),
+                Err(_) => Err(KafkaError::Canceled),
+            },
+            Err(error) => Err(error),
+        };
+        match delivered {
+            Ok(delivered) => Ok(u64::try_from(delivered.offset).unwrap_or(0)),
+            Err(error) => {
+                self.replace_dead(&producer);
+                Err(LogError::Unwritable(format!("topic {}: {error}", self.settings.topic)))
+            }
+        }
+    }
+
+    /// Hands a record to the producer, as soon as it has room.
+    async fn enqueue(
+        producer: &FutureProducer<Quiet>,
+        record: FutureRecord<'_, str, Vec<u8>>,
+    ) -> Result<DeliveryFuture, KafkaError> {
         let mut sending = producer.send_result(record);
         loop {
             match sending {
@@ -205,7 +241,9 @@ impl EventLog for KafkaLog {
 
     async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
         let cursors = self.cursors.clone();
-        blocking(partition, move || cursors.read(partition, from, max_records, max_bytes)).await
+        let read = move || cursors.read(partition, from, max_records, max_bytes, record::read);
+        let Read { records, next, end } = blocking(partition, read).await?;
+        Ok(Fetched { records, next, end })
     }
 
     async fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
@@ -244,6 +282,13 @@ impl EventLog for KafkaLog {
         };
         let group = blocking(0, join).await?;
         Ok(Some(Arc::new(group)))
+    }
+
+    async fn registry(&self) -> Result<Option<Arc<dyn Registry>>, LogError> {
+        let registry = self.registry.get_or_try_init(|| async {
+            Ok::<_, LogError>(Arc::new(KafkaRegistry::open(&self.writing.settings).await?))
+        });
+        Ok(Some(registry.await?.clone()))
     }
 
     /// The topic's own retention holds: the brokers remove what it says.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 pub(super) enum Purpose {
     Events,
     State,
+    Registry,
 }
 
 impl Purpose {
@@ -27,7 +28,7 @@ impl Purpose {
         match self {
             // By default records with old times are removed, and with CreateTime such from the future refused.
             Purpose::Events => &[("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "delete")],
-            Purpose::State => &[("cleanup.policy", "compact")],
+            Purpose::State | Purpose::Registry => &[("cleanup.policy", "compact")],
         }
     }
 
@@ -36,14 +37,17 @@ impl Purpose {
         match self {
             Purpose::Events => &[("retention.ms", "-1"), ("retention.bytes", "-1")],
             Purpose::State => &[("min.cleanable.dirty.ratio", "0.3"), ("segment.bytes", "134217728")],
+            Purpose::Registry => &[("min.cleanable.dirty.ratio", "0.3"), ("segment.bytes", "16777216")],
         }
     }
 
-    /// What a record may need, in bytes: a call with its answer, each up to 1 MiB; what is remembered of one user.
+    /// What a record may need, in bytes: a call with its answer, each up to 1 MiB; what is remembered of one user; what is
+    /// known of one account.
     fn record_bytes(self) -> u64 {
         match self {
             Purpose::Events => 4_000_000,
             Purpose::State => STATE_RECORD_BYTES,
+            Purpose::Registry => 1_000_000,
         }
     }
 }
