@@ -9,7 +9,6 @@ mod demo;
 mod gateway;
 mod listeners;
 mod membership;
-mod pictures;
 mod projector;
 mod query;
 mod serve;
@@ -19,6 +18,7 @@ pub use access::{Access, Offline, ServerInfo, access};
 pub use demo::{DemoInfo, DemoOptions, demo};
 pub use serve::{Listeners, serve};
 
+use crate::cluster::ClientError;
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
 use crate::durable_file::{self, DurableFileError};
 use crate::gateway::account_store::AccountStore;
@@ -76,6 +76,8 @@ pub enum AppError {
     Projector(#[from] ProjectorError),
     #[error(transparent)]
     Query(#[from] QueryError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A file of the data directory.
     #[error("{path}: {error}")]
     File { path: PathBuf, error: std::io::Error },
@@ -217,13 +219,4 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
             Ok(Arc::new(KafkaLog::open(settings).await?))
         }
     }
-}
-
-/// The end of every partition.
-async fn log_ends(log: &dyn EventLog) -> Result<Vec<u64>, LogError> {
-    let mut ends = Vec::new();
-    for partition in 0..log.partitions() {
-        ends.push(log.bounds(partition).await?.1);
-    }
-    Ok(ends)
 }

@@ -25,6 +25,7 @@
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
 //! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
+//! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (its problem documents), `metrics` |
 //! | [`app`] | builds the parts, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!
@@ -35,6 +36,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod console;
 pub mod durable_file;

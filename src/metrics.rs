@@ -123,6 +123,9 @@ pub struct Metrics {
     append: Histogram,
     upstream: Histogram,
     commit: HistogramVec,
+    overlays: HistogramVec,
+    overlay_bytes: IntCounter,
+    partitions_behind: IntGauge,
 }
 
 impl Metrics {
@@ -210,6 +213,26 @@ impl Metrics {
             append: histogram(r, "append_seconds", "Time of a durable append to the log, as the gateway saw it"),
             upstream: histogram(r, "upstream_seconds", "Time of a call to Viber"),
             commit: histograms(r, "commit_seconds", "Time of a commit to a table", &["table"]),
+            overlays: histograms(
+                r,
+                "overlay_seconds",
+                "Time of asking another node what is to be laid over the tables, by what came of it",
+                &["outcome"],
+            ),
+            overlay_bytes: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "overlay_bytes_total",
+                    "Bytes of rows that other nodes have laid over the tables",
+                )),
+            ),
+            partitions_behind: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "partitions_behind",
+                    "Partitions that the last query saw only as they are committed",
+                )),
+            ),
             named: RwLock::default(),
             accounts,
             registry,
@@ -324,6 +347,17 @@ impl Metrics {
     /// How far a callback's timestamp was ahead of the local clock (negative: behind).
     pub fn clock_offset(&self, seconds: f64) {
         self.clock_offset.set(seconds);
+    }
+
+    /// Another node was asked what is to be laid over the tables.
+    pub fn overlay_fetched(&self, outcome: &str, bytes: usize, took: Duration) {
+        self.overlays.with_label_values(&[outcome]).observe(took.as_secs_f64());
+        self.overlay_bytes.inc_by(bytes as u64);
+    }
+
+    /// How many partitions a query saw only as they are committed.
+    pub fn partitions_behind(&self, partitions: usize) {
+        self.partitions_behind.set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 
     /// A commit to a table took so long.

@@ -2,13 +2,13 @@
 
 use super::gateway::open_gateway;
 use super::projector::Running;
-use super::{AppError, Base, Clock, log_ends, wall_clock};
+use super::{AppError, Base, Clock, wall_clock};
 use crate::config::{Config, LogKind};
 use crate::console::tokens::Token;
 use crate::durable_file;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
-use crate::log::{EventLog, LogError};
+use crate::log::{self, EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
 use crate::state::{State, StateError};
@@ -82,7 +82,7 @@ impl Offline {
 
     /// The end of every partition of the log.
     pub async fn log_ends(&self) -> Result<Vec<u64>, AppError> {
-        Ok(log_ends(&*self.base.log).await?)
+        Ok(log::ends(&*self.base.log).await?)
     }
 
     /// Starts the projector, once.
@@ -107,7 +107,7 @@ impl Offline {
     /// SQL over everything the log has; starts the projector.
     pub async fn engine(&self) -> Result<Engine, AppError> {
         let projector = self.start_projector().await?;
-        self.base.engine(&projector)
+        self.base.engine(projector.lake().clone(), Some(&projector))
     }
 
     /// How far time has come in each partition, without folding: what the state knows, and the times of the records

@@ -1,29 +1,68 @@
-//! The role `query`: SQL over the tables, with what a projector of this process has beyond them.
+//! The role `query`: SQL over the tables, with what this process and the others have beyond them.
 
-use super::{AppError, Base, pictures};
-use crate::lake::Lake;
-use crate::projector::ProjectorHandle;
-use crate::query::{Engine, Limits, Pictures};
-use std::sync::Arc;
+use super::{AppError, Base};
+use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
+use crate::lake::{Lake, TableName};
+use crate::projector::{ProjectorError, ProjectorHandle};
+use crate::query::{Engine, Limits};
+use axum::Router;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// How often the tables are looked at for what others commit: it is less for a query to do then.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 
 impl Base {
-    /// SQL over everything appended up to now.
-    pub(super) fn engine(&self, projector: &ProjectorHandle) -> Result<Engine, AppError> {
-        self.engine_over(Arc::new(pictures::Live { log: self.log.clone(), projector: projector.clone() }))
-    }
-
-    /// SQL over the tables as they are committed.
-    pub(super) fn engine_over_tables(&self, lake: Arc<Lake>) -> Result<Engine, AppError> {
-        self.engine_over(Arc::new(pictures::Committed(lake)))
-    }
-
-    fn engine_over(&self, source: Arc<dyn Pictures>) -> Result<Engine, AppError> {
+    /// SQL over everything appended up to now, as far as those who fold it can be asked.
+    pub(super) fn engine(&self, lake: Arc<Lake>, projector: Option<&ProjectorHandle>) -> Result<Engine, AppError> {
+        let peers = match (&self.registry, self.cluster_secret()?) {
+            (Some(registry), Some(secret)) => {
+                Some(Peers { registry: registry.clone(), client: Client::new(secret)?, instance: self.dir.instance()? })
+            }
+            _ => None,
+        };
+        let source = Gathering {
+            log: self.log.clone(),
+            lake,
+            local: projector.cloned(),
+            peers,
+            metrics: self.metrics.clone(),
+            told: Mutex::default(),
+        };
         let sql = &self.config.sql;
         let limits = Limits {
             max_rows: sql.max_rows,
             timeout: sql.timeout.0,
             memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
         };
-        Ok(Engine::new(source, limits)?)
+        Ok(Engine::new(Arc::new(source), limits)?)
+    }
+
+    /// The tables, for a process that folds nothing: a projector looks by itself whether they are of its log.
+    pub(super) async fn tables_of_this_log(&self) -> Result<Arc<Lake>, AppError> {
+        let lake = self.lake().await?;
+        match lake.table(TableName::Events).foreign_log() {
+            None => Ok(lake),
+            Some(theirs) => {
+                let ours = self.log.id().to_string();
+                Err(ProjectorError::OtherLog { what: "the events table", ours, theirs }.into())
+            }
+        }
+    }
+
+    /// What this process answers others.
+    pub(super) fn answers(&self, projector: &ProjectorHandle) -> Result<Router, AppError> {
+        Ok(cluster::router(self.log.id().clone(), projector.clone(), self.cluster_secret()?))
+    }
+
+    /// Follows what others commit to the tables.
+    pub(super) fn follow_tables(&self, lake: &Arc<Lake>) -> Option<JoinHandle<()>> {
+        self.registry.as_ref().map(|_| tokio::spawn(keep_fresh(lake.clone(), REFRESH_EVERY)))
+    }
+
+    fn cluster_secret(&self) -> Result<Option<ClusterSecret>, AppError> {
+        let secret = self.config.cluster.read_secret()?;
+        Ok(secret.map(|secret| ClusterSecret::new(secret.reveal().to_owned())))
     }
 }

@@ -57,11 +57,14 @@ pub async fn serve(
     let projector = running.as_ref().map(|running| running.handle.clone());
     let lake = match &projector {
         Some(projector) => Some(projector.lake().clone()),
-        None if has(Role::Query) => Some(base.lake().await?),
+        None if has(Role::Query) => Some(base.tables_of_this_log().await?),
         None => None,
     };
     let token = Token::random();
-    let console = open_console(&base, gateway.clone(), projector.as_ref(), lake, &token)?;
+    let mut console = open_console(&base, gateway.clone(), projector.as_ref(), lake.clone(), &token)?;
+    if let Some(projector) = &projector {
+        console = console.merge(base.answers(projector)?);
+    }
     let gateway = gateway.map(|(_, gateway)| gateway);
 
     let (halt, halted) = watch::channel(false);
@@ -77,6 +80,7 @@ pub async fn serve(
     if let Some(projector) = &projector {
         chores.push(retain(&base, projector.clone(), halted.clone()));
     }
+    chores.extend(lake.filter(|_| has(Role::Query)).and_then(|lake| base.follow_tables(&lake)));
     let membership = member.map(|member| member.tell(projector.as_ref(), halted));
     let console = format!("http://{console_address}");
     let server = ServerInfo { console, gateway: own_url, pid: std::process::id(), token };
@@ -145,10 +149,9 @@ fn open_console(
     lake: Option<Arc<Lake>>,
     local: &Token,
 ) -> Result<axum::Router, AppError> {
-    let engine = match (base.config.roles.has(Role::Query), projector, &lake) {
-        (true, Some(projector), _) => Some(base.engine(projector)?),
-        (true, None, Some(lake)) => Some(base.engine_over_tables(lake.clone())?),
-        _ => None,
+    let engine = match lake.clone().filter(|_| base.config.roles.has(Role::Query)) {
+        Some(lake) => Some(base.engine(lake, projector)?),
+        None => None,
     };
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),

@@ -1,7 +1,8 @@
 //! `counterbat sql`: a query on the data directory, or through the server that runs on it.
 
 use super::server::{Refused, Server};
-use crate::console::sql::ARROW;
+use crate::console::sql::{ARROW, FRESHNESS};
+use crate::query::freshness::COMPLETE;
 use crate::query::output::{Format, Writer};
 use crate::query::{Engine, QueryError};
 use anyhow::{Context, Result, anyhow};
@@ -80,6 +81,7 @@ pub async fn run_local(args: SqlArgs, engine: &Engine) -> Result<()> {
     let sql = args.sql()?;
     let answer = engine.query(&sql).await.map_err(|error| shown(&sql, &error.message(), error.position()))?;
     let schema = answer.schema();
+    tell_age(&answer.freshness().header());
     let rows = answer.map_err(|error: QueryError| anyhow!("{error}"));
     write(&args, schema, rows).await
 }
@@ -96,8 +98,18 @@ pub async fn run_remote(args: SqlArgs, server: &Server) -> Result<()> {
         Ok(refused) => shown(&sql, &refused.detail, refused.position),
         Err(error) => error,
     })?;
+    if let Some(freshness) = response.headers().get(FRESHNESS) {
+        tell_age(freshness.to_str().unwrap_or_default());
+    }
     let (schema, rows) = decoded(Box::pin(response.bytes_stream())).await?;
     write(&args, schema, rows).await
+}
+
+/// Says where the newest rows of some partitions are missing.
+fn tell_age(freshness: &str) {
+    if freshness != COMPLETE {
+        eprintln!("some rows are older than what was recorded: {freshness}");
+    }
 }
 
 /// An error with the line of the query it is about and a mark under the place.

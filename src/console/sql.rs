@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures::{StreamExt, stream};
@@ -26,6 +26,8 @@ const OFFERED: [(Format, &str); 4] = [
 /// The type of an Arrow IPC stream.
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 
+/// Up to when the rows of an answer are there, see [`crate::query::Freshness::header`].
+pub const FRESHNESS: HeaderName = HeaderName::from_static("counterbat-freshness");
 /// The routes.
 pub const ROUTES: &[&str] = &["/api/v1/sql"];
 
@@ -53,10 +55,14 @@ async fn answer(
     // The first rows are waited for, so that what fails at once is a problem document and not a broken answer.
     let first = answer.next().await.transpose()?;
     let schema = answer.schema();
+    // Words and numbers in ASCII.
+    let freshness =
+        HeaderValue::try_from(answer.freshness().header()).unwrap_or(HeaderValue::from_static("complete=?0"));
     let broken = |error: OutputError| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
     let writer = Writer::new(format, schema, Vec::new()).map_err(broken)?;
     let body = Body::from_stream(pieces(Answer { writer: Some(writer), first, rest: answer }));
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response())
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (FRESHNESS, freshness)];
+    Ok((headers, body).into_response())
 }
 
 struct Answer {

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::event::time::parse_rfc3339_us;
-use crate::log::EventLog;
+use crate::log::{self, EventLog};
 use crate::projector::ProjectorHandle;
 use crate::transfer::import::{LiveWatermarks, SkipBad};
 use crate::transfer::{ExportError, Exporter, Filter, ImportError, Importer, Outcome, Stop, Summary};
@@ -151,12 +151,7 @@ fn live_watermarks(projector: &ProjectorHandle) -> LiveWatermarks {
 }
 
 async fn log_ends(transfer: &Transfer) -> Result<Vec<u64>, Problem> {
-    let mut ends = Vec::new();
-    for partition in 0..transfer.log.partitions() {
-        let bounds = transfer.log.bounds(partition).await;
-        ends.push(bounds.map_err(|error| Problem::unavailable(error.to_string()))?.1);
-    }
-    Ok(ends)
+    log::ends(&*transfer.log).await.map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 /// A body as a blocking reader, and the task that feeds it. After the reader is gone the rest of the body is read and

@@ -62,6 +62,11 @@ impl Lake {
 }
 
 impl Table {
+    /// By partition, the owner number that this process claimed it with; see [`Lake::claim`].
+    pub fn held(&self) -> BTreeMap<u32, i64> {
+        lock(&self.held).clone()
+    }
+
     /// Commits a change: all of it, or nothing. After [`LakeError::Store`] it may have been committed or not:
     /// [`Table::refresh`] tells.
     pub async fn commit(&self, change: Change) -> Result<TableSnapshot, LakeError> {

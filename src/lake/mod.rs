@@ -198,10 +198,7 @@ impl Lake {
 
     /// Brings the tables up to their newest versions in the store.
     pub async fn refresh(&self) -> Result<(), LakeError> {
-        for table in self.tables.values() {
-            table.refresh().await?;
-        }
-        Ok(())
+        futures::future::try_join_all(self.tables.values().map(Table::refresh)).await.map(drop)
     }
 
     /// The store that holds the tables, and the URL to register it under.

@@ -182,6 +182,12 @@ pub trait Group: Send + Sync + 'static {
     async fn restore(&self, partition: u32, each: Box<dyn FnMut(StateChange) -> bool + Send>) -> Result<(), LogError>;
 }
 
+/// The end of every partition.
+pub async fn ends(log: &dyn EventLog) -> Result<Vec<u64>, LogError> {
+    let bounds = (0..log.partitions()).map(|partition| log.bounds(partition));
+    Ok(futures::future::try_join_all(bounds).await?.into_iter().map(|(_, end)| end).collect())
+}
+
 /// So long nothing may come of what is there.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,9 +6,10 @@
 
 use super::commit::Rewrite;
 use super::delta::Delta;
-use super::live::LaidRows;
+use super::laid::LaidRows;
 use super::{ProjectorError, Settings};
 use crate::lake::bucket::{self, Index, Span};
+use crate::lake::picture::Overlay;
 use crate::lake::{FileEntry, Lake, TableName};
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, hour_in, hour_of, prefix};
 use crate::state::{OverlayView, State};
@@ -139,10 +140,9 @@ impl Buckets {
             async move {
                 let mut keys = Vec::new();
                 let laid = if old.is_empty() { LaidRows::over_nothing(table) } else { LaidRows::new(table) };
-                let LaidRows { rows, replaced, .. } =
-                    tokio::task::block_in_place(|| collect(overlay, laid, table, span, &mut keys))?;
-                let replaced = replaced.unwrap_or_default();
-                let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows.finish()).await?;
+                let collected = tokio::task::block_in_place(|| collect(overlay, laid, table, span, &mut keys))?;
+                let Overlay { rows, replaced, .. } = collected.finish();
+                let file = bucket::rewrite(lake.table(name), span, &old, Arc::new(replaced), rows).await?;
                 Ok::<_, ProjectorError>((file, old, keys))
             }
         };

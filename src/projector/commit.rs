@@ -6,13 +6,14 @@
 use super::buckets::Buckets;
 use super::delta::{Delta, Laying};
 use super::live::Live;
+use super::past::{LiftedRows, ROWS_KEPT};
 use super::worker::Layer;
 use super::{ProjectorError, Settings};
 use crate::lake::{Change, FileEntry, Lake, TableName};
 use crate::log::{Group, Handed, StateChange};
 use crate::state::handover::lifted;
 use crate::state::overlay::partition_in;
-use crate::state::{Batch, Meta, PartitionMark, State};
+use crate::state::{Batch, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,9 +106,6 @@ impl Committer {
         let failed = self.live.status().error.is_some();
         if self.group.is_some() || failed {
             self.lake.refresh().await?;
-            for name in TableName::ALL {
-                self.live.set_table(name, self.lake.table(name).snapshot());
-            }
         }
         if failed {
             self.live.update(|status| status.error = None);
@@ -136,12 +134,12 @@ impl Committer {
             frozen.insert(*partition, answer.await.map_err(|_| ProjectorError::Stopped)?);
         }
         let started = Instant::now();
-        let events = self.archive(&frozen).await?;
+        self.archive(&frozen).await?;
         self.settings.metrics.commit_seconds("events", started.elapsed().as_secs_f64());
         self.store(&frozen).await?;
         self.buckets.note(frozen.values().flat_map(|frozen| &frozen.deltas));
         let counts: Vec<_> = frozen.iter().map(|(partition, frozen)| (*partition, frozen.deltas.len())).collect();
-        self.live.retire(&counts, events);
+        self.live.retire(&counts);
         let now_us = (self.settings.clock)();
         self.live.update(|status| status.committed_us = Some(now_us));
         for worker in self.workers.values() {
@@ -151,7 +149,7 @@ impl Committer {
     }
 
     /// Commits the new records to `events`, with the positions.
-    async fn archive(&self, frozen: &BTreeMap<u32, Frozen>) -> Result<crate::lake::TableSnapshot, ProjectorError> {
+    async fn archive(&self, frozen: &BTreeMap<u32, Frozen>) -> Result<(), ProjectorError> {
         let table = self.lake.table(TableName::Events);
         let before = table.snapshot();
         let batches: Vec<RecordBatch> =
@@ -172,10 +170,11 @@ impl Committer {
             }
         }
         if add.is_empty() && positions.is_empty() {
-            return Ok(before);
+            return Ok(());
         }
         let change = Change { add, positions, watermarks, appended_us, operation: "archive", ..Change::default() };
-        Ok(table.commit(change).await?)
+        table.commit(change).await?;
+        Ok(())
     }
 
     /// Writes users, timers, overlay rows and positions in one batch, which is handed over first: a state on disk that is
@@ -245,34 +244,40 @@ impl Committer {
         };
         let table = self.lake.table(name);
         let old = table.snapshot().positions;
-        let positions = positions
+        let positions: BTreeMap<_, _> = positions
             .iter()
             .filter(|(partition, new)| old.get(partition).is_none_or(|old| old < new) && *new > 0)
             .map(|(partition, new)| (*partition, (old.get(partition).copied(), *new)))
             .collect();
+        let appended = |partition: &u32| (*partition, self.meta.partitions[*partition as usize].appended_us);
         let change = Change {
             add: rewrite.add,
             remove: rewrite.remove,
+            appended_us: positions.keys().map(appended).collect(),
             positions,
             operation: "rewrite buckets",
             ..Change::default()
         };
-        let snapshot = table.commit(change).await?;
-        self.live.set_table(name, snapshot);
-        // Only now: a picture of the older version still needs these rows.
-        self.lift(rewrite.keys).await?;
+        let version = table.commit(change).await?.version;
+        // Only now: over the older version these rows are still to be laid.
+        self.lift(name, version, rewrite.keys).await?;
         self.settings.metrics.commit_seconds(name.as_str(), started.elapsed().as_secs_f64());
         Ok(rewrite.more)
     }
 
-    /// Takes rows off the overlay, now that their files have them.
-    async fn lift(&mut self, keys: Vec<Vec<u8>>) -> Result<(), ProjectorError> {
+    /// Takes rows off the overlay, now that a version of the table has them.
+    async fn lift(&mut self, name: TableName, version: u64, keys: Vec<Vec<u8>>) -> Result<(), ProjectorError> {
         if self.group.is_some() {
             let partition = |key: &[u8]| partition_in(key).unwrap_or(0);
             self.lifted.extend(keys.iter().map(|key| lifted(partition(key), key.clone())));
         }
-        let state = self.state.clone();
-        let lift = move || state.lift(&keys);
+        let (state, live) = (self.state.clone(), self.live.clone());
+        let lift = move || {
+            let kept =
+                if live.keeps_lifted() && keys.len() <= ROWS_KEPT { Some(rows_of(&state, &keys)?) } else { None };
+            live.lift(name, version, kept);
+            state.lift(&keys)
+        };
         Ok(tokio::task::spawn_blocking(lift).await.map_err(|_| ProjectorError::Stopped)??)
     }
 
@@ -285,11 +290,19 @@ impl Committer {
         if let Err(error) = self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.days_before()).await {
             tracing::warn!(%error, "tidying the tables failed; it is tried again later");
         }
-        for name in [TableName::Events, TableName::Messages, TableName::Sessions] {
-            self.live.set_table(name, self.lake.table(name).snapshot());
-        }
         Ok(())
     }
+}
+
+/// The rows with these keys, as the state has them.
+fn rows_of(state: &State, keys: &[Vec<u8>]) -> Result<LiftedRows, StateError> {
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        if let Some(value) = state.laid(key)? {
+            rows.push((key.clone(), value));
+        }
+    }
+    Ok(Arc::new(rows))
 }
 
 /// Adds to a batch what a partition changed: in order of keys, which the state takes up fastest, and of a row that was

@@ -2,12 +2,10 @@
 
 use super::ProjectorError;
 use super::commit::Request;
-use super::live::{Live, PartitionStatus, Status};
+use super::live::{Asked, Live, PartitionStatus, Status, Told};
 use crate::event::time::format_us;
-use crate::lake::picture::TableView;
 use crate::lake::{Lake, TableName};
 use crate::log::Assignment;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -32,10 +30,10 @@ pub struct ProjectorHandle {
 }
 
 impl ProjectorHandle {
-    /// One consistent picture of the tables named, of everything folded so far.
-    pub async fn picture(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, ProjectorError> {
-        let (live, tables) = (self.live.clone(), tables.to_vec());
-        tokio::task::spawn_blocking(move || live.picture(&tables)).await.map_err(|_| ProjectorError::Stopped)?
+    /// What is to be laid over tables as somebody has read them, with everything folded so far.
+    pub async fn overlay(&self, asked: Asked) -> Result<Told, ProjectorError> {
+        let live = self.live.clone();
+        tokio::task::spawn_blocking(move || live.overlay(&asked)).await.map_err(|_| ProjectorError::Stopped)?
     }
 
     /// The tables.

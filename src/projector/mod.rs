@@ -9,7 +9,9 @@ mod commit;
 mod delta;
 mod folding;
 mod handle;
+mod laid;
 mod live;
+mod past;
 mod rebuild;
 mod recover;
 mod run;
@@ -17,17 +19,16 @@ mod takeover;
 mod worker;
 
 pub use handle::ProjectorHandle;
-pub use live::{PartitionStatus, Status};
+pub use live::{Asked, PartitionStatus, Status, Told};
 pub use rebuild::{Progress, finish_switch, rebuild};
 
-use crate::lake::{Lake, LakeError, TableName};
+use crate::lake::{Lake, LakeError};
 use crate::log::{EventLog, LogError};
 use crate::metrics::Metrics;
 use crate::session::{Policies, PolicyChain, Terms};
 use crate::state::StateError;
 use futures::future::BoxFuture;
 use live::Live;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,18 +159,11 @@ pub struct Parts {
 /// Starts the projector. It runs until `stop`, then commits and ends; the task's result says how it ended.
 pub async fn start(parts: Parts) -> Result<(ProjectorHandle, JoinHandle<Result<(), ProjectorError>>), ProjectorError> {
     finish_switch(&parts.lake, &parts.data_dir).await?;
-    let live = Arc::new(Live::new(tables(&parts.lake), parts.settings.partitions));
+    let live = Arc::new(Live::new(parts.settings.partitions));
     let (requests, inbox) = mpsc::channel(16);
     let handle = ProjectorHandle { live: live.clone(), lake: parts.lake.clone(), requests };
     let task = tokio::spawn(run::supervise(parts, live, inbox));
     Ok((handle, task))
-}
-
-fn tables(lake: &Lake) -> BTreeMap<TableName, crate::lake::TableSnapshot> {
-    [TableName::Events, TableName::Sessions, TableName::Messages]
-        .into_iter()
-        .map(|name| (name, lake.table(name).snapshot()))
-        .collect()
 }
 
 #[cfg(test)]

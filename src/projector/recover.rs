@@ -3,7 +3,7 @@
 use super::live::{Live, Status};
 use super::rebuild::any_age;
 use super::worker::{Source, Worker};
-use super::{Parts, ProjectorError, Settings, delta::Delta, tables};
+use super::{Parts, ProjectorError, Settings, delta::Delta};
 use crate::lake::rows::read_event;
 use crate::lake::{Lake, TableName};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
@@ -52,7 +52,7 @@ pub(super) fn move_into_place(from: &Path, to: &Path) -> Result<(), StateError> 
 pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), ProjectorError> {
     tracing::warn!("the state is missing or behind another run: rebuilding it from events");
     let recovering = Status { recovering: Some("starting".into()), ..live.status() };
-    live.reset(None, tables(&parts.lake), recovering);
+    live.clear(recovering);
     let building = parts.data_dir.join("state.recovering");
     remove(&building)?;
     let state = State::open(&building, parts.settings.state_bytes())?;

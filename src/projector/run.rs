@@ -7,10 +7,11 @@ use super::buckets::Buckets;
 use super::commit::{Committer, Request};
 use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
+use super::past::Ground;
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
-use super::{Parts, ProjectorError, Settings, recover, tables};
-use crate::lake::TableName;
+use super::{Parts, ProjectorError, Settings, recover};
+use crate::lake::{Lake, TableName};
 use crate::log::{Assignment, Group};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use futures::StreamExt;
@@ -50,7 +51,7 @@ pub(super) async fn supervise(
             Ok(Ended::Stopped) => return Ok(()),
             Ok(Ended::Reassigned) => {
                 let joining = Status { joining: true, ..live.status() };
-                live.reset(None, tables(&parts.lake), joining);
+                live.clear(joining);
                 pause = PAUSE;
                 continue;
             }
@@ -77,7 +78,7 @@ pub(super) async fn supervise(
             // The next run opens the state anew, which it can only once nobody has it. Until then nothing counts as
             // folded, so queries wait rather than see tables without their overlay.
             let joining = Status { error: Some(text), joining: true, ..live.status() };
-            live.reset(None, tables(&parts.lake), joining);
+            live.clear(joining);
         }
         let wait = async { if stopped { std::future::pending().await } else { tokio::time::sleep(pause).await } };
         tokio::select! {
@@ -111,7 +112,7 @@ async fn turn(
     if now.partitions.is_empty() {
         parts.lake.release();
         let joining = Status { joining: now.number == 0, ..foreign(parts) };
-        live.reset(None, tables(&parts.lake), joining);
+        live.clear(joining);
         return idle(parts, live, inbox, assignment).await;
     }
     let (group, mut moved) = (group.clone(), assignment.clone());
@@ -160,9 +161,6 @@ async fn idle(
             () = tokio::time::sleep(parts.settings.commit_every) => {
                 parts.lake.refresh().await?;
                 live.update(|status| status.partitions = foreign(parts).partitions);
-                for name in TableName::ALL {
-                    live.set_table(name, parts.lake.table(name).snapshot());
-                }
             }
         }
     }
@@ -214,11 +212,23 @@ async fn run(
             error: refused.get(partition).map(ToString::to_string),
         };
     }
-    live.reset(Some(state.clone()), tables(&parts.lake), status);
+    live.reset(state.clone(), ground(&parts.lake, sharing.is_some()), status);
     let open = partitions.iter().flat_map(|partition| &meta.partitions[*partition as usize].open);
     settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
     let partitions: Vec<u32> = partitions.iter().copied().filter(|own| !refused.contains_key(own)).collect();
     drive(parts, live, inbox, state, meta, &partitions, sharing).await
+}
+
+/// The tables as a run finds them.
+fn ground(lake: &Lake, is_shared: bool) -> Ground {
+    let mut ground = Ground { is_shared, ..Ground::default() };
+    for name in TableName::ALL {
+        let table = lake.table(name);
+        ground.held.insert(name, table.held());
+        ground.versions.insert(name, table.snapshot().version);
+    }
+    ground.archived = lake.table(TableName::Events).snapshot().positions;
+    ground
 }
 
 /// The state of a process that has the log to itself.

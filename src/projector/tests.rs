@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::event::{Event, structured};
-use crate::lake::Lake;
+use crate::lake::{Lake, TableName};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
 use crate::log::partitioner::{Route, route};
 use crate::metrics::{AccountLabels, Metrics};
 use crate::session::Policy;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -200,8 +201,12 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
         ends.push(log.bounds(partition).await.unwrap().1);
     }
     handle.wait_folded(&ends).await.unwrap();
-    let picture = handle.picture(&[TableName::Events, TableName::Sessions]).await.unwrap();
-    let count = |name: &TableName| picture[name].rows.iter().map(RecordBatch::num_rows).sum::<usize>();
+    let standing = |name: TableName| (name, lake.table(name).snapshot().standing());
+    let tables = [TableName::Events, TableName::Sessions].map(standing).into();
+    let told = handle.overlay(Asked { partitions: vec![0, 1, 2], tables }).await.unwrap();
+    let Told::Laid { partitions, overlays } = told else { panic!("the tables are as old as the projector") };
+    let count = |name: &TableName| overlays[name].rows.iter().map(RecordBatch::num_rows).sum::<usize>();
     assert_eq!((count(&TableName::Events), count(&TableName::Sessions)), (226, golden_sessions("small")));
+    assert_eq!(partitions, [0, 1, 2]);
     assert!(lake.table(TableName::Events).snapshot().files.is_empty());
 }

@@ -1,6 +1,7 @@
 //! Plans and runs queries: one picture each, within limits.
 
 use super::error::{QueryError, distance};
+use super::freshness::Freshness;
 use super::functions::UnsignedToken;
 use super::guard;
 use super::table::{PictureTable, Place};
@@ -33,11 +34,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+/// Tables of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Picture {
+    pub tables: BTreeMap<TableName, TableView>,
+    pub freshness: Freshness,
+}
+
 /// Where the tables come from.
 #[async_trait]
 pub trait Pictures: Send + Sync {
-    /// One consistent picture of `tables`, with everything appended up to now.
-    async fn take(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, String>;
+    /// One consistent picture of `tables`, with everything appended up to now, or what of it can be had.
+    async fn take(&self, tables: &[TableName]) -> Result<Picture, String>;
     /// The columns of a table.
     fn schema(&self, table: TableName) -> SchemaRef;
     /// The object store the files lie in, and the URL to register it under (scheme and host).
@@ -74,6 +82,7 @@ struct Planner {
 /// An answer: its columns, then its rows as they are found. Dropping it ends the query.
 pub struct QueryStream {
     schema: SchemaRef,
+    freshness: Freshness,
     batches: stream::BoxStream<'static, Result<RecordBatch, QueryError>>,
 }
 
@@ -81,6 +90,11 @@ impl QueryStream {
     /// The columns of the answer.
     pub fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    /// How new the rows are that it was made from.
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
     }
 }
 
@@ -133,12 +147,12 @@ impl Engine {
         // One batch ahead of whoever reads.
         let (batches, receiver) = mpsc::channel(1);
         let work = self.workers.spawn(async move {
-            let mut found = match planner.start(&sql).await {
+            let (mut found, freshness) = match planner.start(&sql).await {
                 Ok(found) => found,
                 // Whoever asked has gone when it cannot be told.
                 Err(error) => return drop(heads.send(Err(error))),
             };
-            if heads.send(Ok(found.schema())).is_err() {
+            if heads.send(Ok((found.schema(), freshness))).is_err() {
                 return;
             }
             while let Some(batch) = found.next().await {
@@ -148,31 +162,31 @@ impl Engine {
             }
         });
         let head = timeout(limits.timeout, head).await.map_err(|_| QueryError::Timeout(limits.timeout))?;
-        let schema = match head {
+        let (schema, freshness) = match head {
             Ok(head) => head?,
             Err(_) => return Err(work.panicked().await),
         };
         let run = Run { receiver, work, rows: 0, left: limits.timeout.saturating_sub(started.elapsed()) };
         let batches = stream::try_unfold(run, move |run| run.next(limits));
-        Ok(QueryStream { schema, batches: batches.boxed() })
+        Ok(QueryStream { schema, freshness, batches: batches.boxed() })
     }
 }
 
 impl Planner {
-    async fn start(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+    async fn start(&self, sql: &str) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
         let statement = guard::parse(sql)?;
         let needs = Needs::of(&self.base, &statement)?;
         let tables: Vec<TableName> = needs.tables.iter().copied().collect();
-        let pictures = if tables.is_empty() {
-            BTreeMap::new()
+        let picture = if tables.is_empty() {
+            Picture::default()
         } else {
             self.source.take(&tables).await.map_err(QueryError::Internal)?
         };
-        let state = self.state(pictures, &needs).await?;
+        let state = self.state(picture.tables, &needs).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
         let physical = state.create_physical_plan(&plan).await?;
-        Ok(execute_stream(physical, state.task_ctx())?)
+        Ok((execute_stream(physical, state.task_ctx())?, picture.freshness))
     }
 
     /// A session that sees the tables as they are in `pictures`; those not needed are there by their columns only.

@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod freshness;
 pub mod functions;
 pub mod guard;
 pub mod keys;
@@ -12,8 +13,9 @@ mod value;
 pub mod views;
 mod workers;
 
-pub use engine::{Engine, Limits, Pictures, QueryStream};
+pub use engine::{Engine, Limits, Picture, Pictures, QueryStream};
 pub use error::QueryError;
+pub use freshness::Freshness;
 
 #[cfg(test)]
 pub(crate) mod tests;

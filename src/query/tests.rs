@@ -1,7 +1,7 @@
 //! Queries over real Parquet files with rows laid over them.
 
 use super::output::{Format, Writer};
-use super::{Engine, Limits, Pictures, QueryError};
+use super::{Engine, Freshness, Limits, Picture, Pictures, QueryError};
 use crate::lake::picture::TableView;
 use crate::lake::{FileEntry, Span, TableName};
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -230,8 +230,9 @@ impl Fixture {
 
 #[async_trait]
 impl Pictures for Fixture {
-    async fn take(&self, tables: &[TableName]) -> Result<BTreeMap<TableName, TableView>, String> {
-        Ok(tables.iter().map(|table| (*table, self.views[table].clone())).collect())
+    async fn take(&self, tables: &[TableName]) -> Result<Picture, String> {
+        let tables = tables.iter().map(|table| (*table, self.views[table].clone())).collect();
+        Ok(Picture { tables, freshness: Freshness::default() })
     }
 
     fn schema(&self, table: TableName) -> SchemaRef {

@@ -191,6 +191,11 @@ impl State {
         Ok(())
     }
 
+    /// The bytes of the row that is laid under a key.
+    pub fn laid(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.overlay.get(key).map_err(|error| self.error(error))?.map(|value| value.to_vec()))
+    }
+
     /// A consistent view of the overlay as it is now.
     pub fn overlay(&self) -> OverlayView {
         OverlayView { snapshot: self.db.snapshot(), state: self.clone() }

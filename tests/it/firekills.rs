@@ -4,7 +4,7 @@
 
 use super::generate::Random;
 use super::harness::{Home, Server, TOKEN, free_port, http, try_request};
-use super::viber::{Viber, is_long, recorded, seed, text_to};
+use super::viber::{Recorded, Viber, is_long, recorded, seed, text_to};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,21 +18,26 @@ const WRITE_EVERY: Duration = Duration::from_millis(10);
 /// What Viber accepted this long before a kill may not have been answered, and so not recorded, when it came.
 const LAST_MS: i64 = 1_000;
 
-/// Load on a gateway that may be gone at any moment.
-struct Load<'a> {
-    viber: &'a Viber,
-    gateway: String,
-    over: AtomicBool,
+/// Load on gateways that may be gone at any moment.
+pub struct Load<'a> {
+    pub viber: &'a Viber,
+    pub gateways: Vec<String>,
+    pub over: AtomicBool,
     /// Tokens of messages whose answer reached the client.
-    answered: Mutex<BTreeSet<u64>>,
+    pub answered: Mutex<BTreeSet<u64>>,
 }
 
-impl Load<'_> {
-    /// Bots that send.
-    fn send(&self, mut random: Random) {
+impl<'a> Load<'a> {
+    pub fn new(viber: &'a Viber, gateways: Vec<String>) -> Self {
+        Load { viber, gateways, over: AtomicBool::new(false), answered: Mutex::default() }
+    }
+
+    /// Bots that send, through any of the gateways.
+    pub fn send(&self, mut random: Random) {
         while !self.over.load(Ordering::Relaxed) {
-            let user = &self.viber.users[random.below(USERS as u64) as usize];
-            let url = format!("{}/pa/send_message", self.gateway);
+            let user = &self.viber.users[random.below(self.viber.users.len() as u64) as usize];
+            let gateway = &self.gateways[random.below(self.gateways.len() as u64) as usize];
+            let url = format!("{gateway}/pa/send_message");
             let asked = http().post(url).header("X-Viber-Auth-Token", TOKEN).body(text_to(user).to_string());
             let answer = try_request(asked).ok().and_then(|reply| serde_json::from_slice(&reply.body).ok());
             let answer: serde_json::Value = answer.unwrap_or_default();
@@ -47,9 +52,9 @@ impl Load<'_> {
     }
 
     /// Users who write.
-    fn write(&self, mut random: Random) {
+    pub fn write(&self, mut random: Random) {
         while !self.over.load(Ordering::Relaxed) {
-            self.viber.write(&self.viber.users[random.below(USERS as u64) as usize]);
+            self.viber.write(&self.viber.users[random.below(self.viber.users.len() as u64) as usize]);
             std::thread::sleep(WRITE_EVERY);
         }
     }
@@ -68,7 +73,7 @@ fn serve_and_kill(home: &Home, viber: &Viber, random: &mut Random, times: usize,
             let log = server.log();
             assert!(!log.contains("panicked"), "{log}");
             assert_eq!(server.stop().code(), Some(0), "an orderly end in the middle of it");
-            nothing_is_missing(home, viber, &kills);
+            nothing_is_missing(&recorded(|query| home.sql(query)), viber, &kills);
         } else {
             kills.push(viber.sandbox.time().now_ms());
             server.kill();
@@ -85,9 +90,8 @@ fn is_excused(kills: &[i64], at_ms: i64) -> bool {
 }
 
 /// Every message that Viber accepted is recorded, but those a kill came between; those, by when they were accepted.
-fn nothing_is_missing(home: &Home, viber: &Viber, kills: &[i64]) -> usize {
+fn nothing_is_missing(rows: &[Recorded], viber: &Viber, kills: &[i64]) -> usize {
     let accepted = viber.accepted();
-    let rows = recorded(|query| home.sql(query));
     let sent: BTreeSet<u64> =
         rows.iter().filter(|row| row.origin == "call" && row.status == Some(0)).filter_map(|row| row.token).collect();
     let calls = viber.sandbox.ledger().calls();
@@ -112,8 +116,7 @@ fn kills_under_load_lose_nothing_that_was_answered() {
     bot.register(&server);
     viber.subscribe_all();
 
-    let gateway = server.gateway.clone();
-    let load = Load { viber: &viber, gateway, over: AtomicBool::new(false), answered: Mutex::default() };
+    let load = Load::new(&viber, vec![server.gateway.clone()]);
     let mut random = Random(seed);
     let (server, kills) = std::thread::scope(|scope| {
         for _ in 0..SENDERS {
@@ -136,8 +139,14 @@ fn kills_under_load_lose_nothing_that_was_answered() {
     assert!(!log.contains("panicked"), "{log}");
     assert_eq!(server.stop().code(), Some(0));
 
-    let missing = nothing_is_missing(&home, &viber, &kills);
-    let rows = recorded(|query| home.sql(query));
+    let answered = load.answered.into_inner().unwrap();
+    assert!(answered.len() > 20 * times, "there was hardly any load: {}", answered.len());
+    assert_ledger(&recorded(|query| home.sql(query)), &viber, &kills, &answered);
+}
+
+/// What is recorded is what Viber knows, and whatever was answered for is there. `kills` are those of gateways.
+pub fn assert_ledger(rows: &[Recorded], viber: &Viber, kills: &[i64], answered: &BTreeSet<u64>) {
+    let missing = nothing_is_missing(rows, viber, kills);
     let accepted: BTreeSet<u64> = viber.accepted().into_iter().map(|(_, token)| token).collect();
     let sent: Vec<u64> = rows
         .iter()
@@ -152,8 +161,6 @@ fn kills_under_load_lose_nothing_that_was_answered() {
     );
     assert_eq!(once.len(), sent.len(), "a message is recorded twice");
     assert!(once.is_subset(&accepted), "Viber knows nothing of {:?}", once.difference(&accepted).next());
-    let answered = load.answered.into_inner().unwrap();
-    assert!(answered.len() > 20 * times, "there was hardly any load: {}", answered.len());
     assert!(answered.is_subset(&once), "answered, but not recorded: {:?}", answered.difference(&once).next());
 
     let told = viber.callbacks();

@@ -171,6 +171,7 @@ impl Tables {
 /// A running `serve`, killed when dropped.
 pub struct Server {
     child: Child,
+    /// Empty where it has not that role.
     pub gateway: String,
     pub console: String,
     stderr: std::sync::Arc<std::sync::Mutex<String>>,
@@ -190,7 +191,8 @@ impl Server {
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (mut gateway, mut console) = (None, None);
-        while gateway.is_none() || console.is_none() {
+        // The console comes last.
+        while console.is_none() {
             let Some(Ok(line)) = lines.next() else {
                 child.wait().ok();
                 std::thread::sleep(Duration::from_millis(50));
@@ -207,7 +209,7 @@ impl Server {
             }
         }
         std::thread::spawn(move || lines.for_each(drop));
-        let trim = |address: Option<String>| address.unwrap().trim_end_matches('/').to_owned();
+        let trim = |address: Option<String>| address.unwrap_or_default().trim_end_matches('/').to_owned();
         Server { child, gateway: trim(gateway), console: trim(console), stderr }
     }
 
@@ -217,6 +219,12 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
     /// kill -9.
@@ -291,6 +299,8 @@ impl Drop for Server {
 pub struct Reply {
     pub status: u16,
     pub content_type: String,
+    /// How new the rows of an answer to a query are.
+    pub freshness: String,
     pub body: Vec<u8>,
 }
 
@@ -330,10 +340,13 @@ pub fn try_request(request: reqwest::RequestBuilder) -> reqwest::Result<Reply> {
     runtime().spawn(async move {
         let reply = async {
             let response = request.send().await?;
-            let content_type = response.headers().get("content-type");
-            let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+            let header = |name: &str| {
+                let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+                value.unwrap_or_default().to_owned()
+            };
+            let (content_type, freshness) = (header("content-type"), header("counterbat-freshness"));
             let status = response.status().as_u16();
-            Ok(Reply { status, content_type, body: response.bytes().await?.to_vec() })
+            Ok(Reply { status, content_type, freshness, body: response.bytes().await?.to_vec() })
         };
         sender.send(reply.await).ok();
     });

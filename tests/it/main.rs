@@ -19,6 +19,7 @@ mod kafka_log;
 mod kills;
 mod layers;
 mod monitoring;
+mod nodes;
 mod parts;
 mod readers;
 mod redeliver;
