@@ -1,5 +1,5 @@
 //! What the gateway costs in the path: sends to Viber and callbacks to a bot, through it, straight, and through nginx as a
-//! reverse proxy, under the same wrk, one after the other.
+//! reverse proxy, under the same wrk, one after the other; sends also without a record of their start (`log.intent`).
 //!
 //! `cargo bench --bench relay -- [--connections N] [--seconds N]`; needs wrk and nginx (Debian: apt-get install wrk nginx).
 //! Viber is the sandbox, the bot an nginx that answers 200.
@@ -17,10 +17,9 @@ mod load;
 mod setup;
 
 use harness::{Home, Reply, TOKEN, message_body, request, sign};
-use load::{Load, Nginx, wrk};
+use load::{Load, Nginx, lua, wrk};
 use serde_json::{Value, json};
 use setup::number;
-use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
@@ -62,7 +61,16 @@ fn main() {
     show("sends", "the sandbox, called directly", &run(&sends, &sandbox.url, "/pa/send_message"), None);
     let reference = run(&sends, &proxy.address(), "/pa/send_message");
     show("sends", "nginx as a reverse proxy", &reference, None);
-    show("sends", "counterbat: checked, recorded", &run(&sends, &server.gateway, "/pa/send_message"), Some(&reference));
+    let plain = Home::new(&[&format!("upstream.url = {:?}", sandbox.url), "log.intent = false"]);
+    let without = plain.serve();
+    let recorded = run(&sends, &without.gateway, "/pa/send_message");
+    show("sends", "counterbat: recorded with its answer, log.intent = false", &recorded, Some(&reference));
+    assert!(without.stop().success());
+    let recorded = run(&sends, &server.gateway, "/pa/send_message");
+    show("sends", "counterbat: its start recorded as well", &recorded, Some(&reference));
+    for row in server.sql("select type, count(*) as n, avg(octet_length(data)) as bytes from events group by type") {
+        println!("{row}");
+    }
     drop(proxy);
     let proxy = Nginx::proxy(&files.path("to-bot"), &bot.address());
     show("callbacks", "the bot, called directly", &run(&callbacks, &bot.address(), "/webhooks/bot1"), None);
@@ -86,25 +94,6 @@ fn show(what: &str, path: &str, load: &Load, reference: Option<&Load>) {
 fn send_body(receiver: &str) -> String {
     json!({"receiver": receiver, "type": "text", "text": "Your order is on its way", "sender": {"name": "Shop"}})
         .to_string()
-}
-
-/// A script for wrk that posts these bodies in turn, each with its signature where it has one.
-fn lua(headers: &[(&str, &str)], bodies: impl Iterator<Item = (String, Option<String>)>) -> String {
-    let mut text = String::from("local requests = {}\nlocal n = 0\nfunction init(args)\n  local bodies = {\n");
-    for (body, signature) in bodies {
-        // JSON holds no long bracket, so this needs no escapes.
-        writeln!(text, "    {{[==[{body}]==], '{}'}},", signature.unwrap_or_default())
-            .expect("a String takes every write");
-    }
-    let fixed: String = headers.iter().map(|(name, value)| format!("['{name}'] = '{value}', ")).collect();
-    write!(
-        text,
-        "  }}\n  for i, b in ipairs(bodies) do\n    requests[i] = wrk.format('POST', nil, {{{fixed}['X-Viber-Content-Signature'] = b[2], \
-         ['Content-Type'] = 'application/json'}}, b[1])\n  end\nend\n\
-         function request()\n  n = n % #requests + 1\n  return requests[n]\nend\n"
-    )
-    .expect("a String takes every write");
-    text
 }
 
 fn call(base: &str, method: &str, body: &Value) -> Value {

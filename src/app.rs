@@ -11,8 +11,11 @@ mod listeners;
 mod membership;
 mod projector;
 mod query;
+mod recording;
+mod registry;
 mod serve;
 mod ticks;
+mod unknown_calls;
 
 pub use access::{Access, Offline, ServerInfo, access};
 pub use demo::{DemoInfo, DemoOptions, demo};
@@ -45,6 +48,10 @@ use uuid::Uuid;
 const LOG_CACHE_BYTES: u64 = 32 << 20;
 const LOCK: &str = "LOCK";
 const INSTANCE: &str = "instance.json";
+/// What is known of the topic that is the log.
+const KAFKA: &str = "kafka.json";
+/// What was known last of the log's registry.
+const REGISTRY: &str = "registry.json";
 
 /// µs since the epoch, UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -134,6 +141,14 @@ impl DataDir {
     }
 }
 
+/// Whether the brokers must answer at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brokers {
+    Needed,
+    /// Not where they have answered before.
+    Awaited,
+}
+
 /// What every kind of work is built on. The lock is given back last.
 struct Base {
     config: Config,
@@ -144,16 +159,18 @@ struct Base {
     registry: Option<Arc<dyn Registry>>,
     /// Where accounts and webhooks are kept.
     shelf: Shelf,
+    /// Of the log, where it is a topic.
+    topic: Option<kafka::Known>,
     policies: Policies,
     dir: DataDir,
 }
 
 impl Base {
     /// Takes the data directory and opens the log.
-    async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
+    async fn open(config: &Config, clock: Clock, brokers: Brokers) -> Result<Self, AppError> {
         let dir = DataDir::take(&config.data_dir)?;
-        let log = open_log(config, &dir, &clock).await?;
-        let registry = log.registry().await?;
+        let (log, topic) = open_log(config, &dir, &clock, brokers).await?;
+        let registry = registry::open(&log, dir.path.join(REGISTRY)).await?;
         let shelf = match &registry {
             Some(registry) => Shelf::shared(registry.clone()),
             None => Shelf::files(&dir.path),
@@ -165,7 +182,7 @@ impl Base {
             AccountSeries::None => AccountLabels::None,
         };
         let metrics = Arc::new(Metrics::new(labels));
-        Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, policies, dir })
+        Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, topic, policies, dir })
     }
 
     async fn lake(&self) -> Result<Arc<Lake>, AppError> {
@@ -185,7 +202,12 @@ impl Base {
 }
 
 /// Opens the log that the settings name, or makes it.
-async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<dyn EventLog>, AppError> {
+async fn open_log(
+    config: &Config,
+    dir: &DataDir,
+    clock: &Clock,
+    brokers: Brokers,
+) -> Result<(Arc<dyn EventLog>, Option<kafka::Known>), AppError> {
     match config.log.kind {
         LogKind::Embedded => {
             let options = Options {
@@ -200,7 +222,7 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
             let opening = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, options, clock)).await;
             let opened =
                 opening.map_err(|error| AppError::Failed { what: "opening the log", reason: error.to_string() })?;
-            Ok(Arc::new(opened?))
+            Ok((Arc::new(opened?), None))
         }
         LogKind::Kafka => {
             let kafka = &config.kafka;
@@ -216,7 +238,12 @@ async fn open_log(config: &Config, dir: &DataDir, clock: &Clock) -> Result<Arc<d
                 partitions: config.log.partitions,
                 properties: properties.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect(),
             };
-            Ok(Arc::new(KafkaLog::open(settings).await?))
+            let log = match durable_file::read(&dir.path.join(KAFKA))? {
+                Some(known) if brokers == Brokers::Awaited => KafkaLog::open_known(settings, known).await?,
+                _ => KafkaLog::open(settings).await?,
+            };
+            let known = log.known();
+            Ok((Arc::new(log), Some(known)))
         }
     }
 }

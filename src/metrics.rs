@@ -4,8 +4,10 @@
 //! batch, which is applied when the batch is shown. Label values come from known lists or from the config; whatever else
 //! a caller sends is counted as `other`, so strangers cannot make series.
 
+mod outage;
 mod tally;
 
+pub use outage::SpillMetrics;
 pub use tally::Tally;
 
 use crate::session::row::{Kind, Verdict};
@@ -119,6 +121,10 @@ pub struct Metrics {
     relay: Histogram,
     upstream_failures: IntCounterVec,
     unrecorded: IntGauge,
+    passed_unrecorded: IntCounterVec,
+    unknown_calls: IntGaugeVec,
+    /// Of what waits on this machine for the log.
+    pub spill: SpillMetrics,
     webhook_elsewhere: IntGaugeVec,
     append: Histogram,
     upstream: Histogram,
@@ -203,6 +209,20 @@ impl Metrics {
                     "Events of carried-out calls that wait for the log to be writable again",
                 )),
             ),
+            passed_unrecorded: counters(
+                r,
+                "passed_unrecorded_total",
+                "Calls that were relayed although they could not be recorded",
+                &["account"],
+            ),
+            unknown_calls: register(
+                r,
+                IntGaugeVec::new(
+                    opts("unknown_calls", "Sends of the last day that were started and have no result"),
+                    &["account"],
+                ),
+            ),
+            spill: SpillMetrics::new(r),
             webhook_elsewhere: register(
                 r,
                 IntGaugeVec::new(
@@ -334,6 +354,19 @@ impl Metrics {
     /// How many events of carried-out calls wait for the log.
     pub fn unrecorded(&self, events: u64) {
         self.unrecorded.set(i64::try_from(events).unwrap_or(i64::MAX));
+    }
+
+    /// A call was relayed although it could not be recorded.
+    pub fn passed_unrecorded(&self, account: &str) {
+        self.passed_unrecorded.with_label_values(&[self.account(account).unwrap_or(OTHER)]).inc();
+    }
+
+    /// By account, how many sends of the last day have no result although they should have one: replaces what was there.
+    pub fn set_unknown_calls<'a>(&self, calls: impl IntoIterator<Item = (&'a str, i64)>) {
+        self.unknown_calls.reset();
+        for (account, n) in calls {
+            self.unknown_calls.with_label_values(&[self.account(account).unwrap_or(OTHER)]).add(n);
+        }
     }
 
     /// Whether Viber sends an account's callbacks past this gateway. Accounts without series of their own are left out:

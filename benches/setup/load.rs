@@ -1,6 +1,7 @@
 //! Load by wrk, and nginx to measure against (Debian: apt-get install wrk nginx).
 
 use crate::harness;
+use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -78,4 +79,23 @@ impl Drop for Nginx {
         Command::new("kill").arg(self.child.id().to_string()).status().ok();
         self.child.wait().ok();
     }
+}
+
+/// A script for wrk that posts these bodies in turn, each with its signature where it has one.
+pub fn lua(headers: &[(&str, &str)], bodies: impl Iterator<Item = (String, Option<String>)>) -> String {
+    let mut text = String::from("local requests = {}\nlocal n = 0\nfunction init(args)\n  local bodies = {\n");
+    for (body, signature) in bodies {
+        // JSON holds no long bracket, so this needs no escapes.
+        writeln!(text, "    {{[==[{body}]==], '{}'}},", signature.unwrap_or_default())
+            .expect("a String takes every write");
+    }
+    let fixed: String = headers.iter().map(|(name, value)| format!("['{name}'] = '{value}', ")).collect();
+    write!(
+        text,
+        "  }}\n  for i, b in ipairs(bodies) do\n    requests[i] = wrk.format('POST', nil, {{{fixed}['X-Viber-Content-Signature'] = b[2], \
+         ['Content-Type'] = 'application/json'}}, b[1])\n  end\nend\n\
+         function request()\n  n = n % #requests + 1\n  return requests[n]\nend\n"
+    )
+    .expect("a String takes every write");
+    text
 }

@@ -2,12 +2,12 @@
 
 use super::gateway::open_gateway;
 use super::projector::Running;
-use super::{AppError, Base, Clock, wall_clock};
+use super::{AppError, Base, Brokers, Clock, wall_clock};
 use crate::config::{Config, LogKind};
 use crate::console::tokens::Token;
 use crate::durable_file;
-use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
+use crate::gateway::{Gateway, Recording};
 use crate::log::{self, EventLog, LogError};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
@@ -43,7 +43,7 @@ pub enum Access {
 
 /// Takes the data directory, or finds the server that has it. [`LogError::InUse`] when another command has it.
 pub async fn access(config: &Config) -> Result<Access, AppError> {
-    match Base::open(config, wall_clock()).await {
+    match Base::open(config, wall_clock(), Brokers::Needed).await {
         Ok(base) => Ok(Access::Offline(Box::new(Offline { base, running: Mutex::new(None) }))),
         Err(AppError::Log(LogError::InUse { path })) => match read_server_info(&config.data_dir) {
             Some(server) => Ok(Access::Server(server)),
@@ -101,6 +101,7 @@ impl Offline {
             &self.base,
             self.base.accounts_to_change()?,
             &format!("http://{}", self.base.config.gateway.listen),
+            Recording::default(),
         )
     }
 

@@ -1,11 +1,12 @@
 //! The role `gateway`: accounts, webhooks, and what stands behind the public listener.
 
+use super::recording::recording;
 use super::{AppError, Base};
 use crate::gateway::accounts::Accounts;
 use crate::gateway::bots::Bots;
 use crate::gateway::registrations::Registrations;
 use crate::gateway::upstream::Upstream;
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Gateway, Recording};
 use tokio::task::JoinHandle;
 
 /// Puts the gateway together to be served; what files of the data directory know is taken over into the registry, where
@@ -19,16 +20,22 @@ pub(super) async fn serve_gateway(base: &Base, own_url: &str) -> Result<(Account
              in the config and a restart"
         );
     }
-    let gateway = open_gateway(base, accounts.clone(), own_url)?;
+    let gateway = open_gateway(base, accounts.clone(), own_url, recording(base).await?)?;
     Ok((accounts, gateway))
 }
 
 /// Puts the gateway together. `own_url` is where it listens.
-pub(super) fn open_gateway(base: &Base, accounts: Accounts, own_url: &str) -> Result<Gateway, AppError> {
+pub(super) fn open_gateway(
+    base: &Base,
+    accounts: Accounts,
+    own_url: &str,
+    recording: Recording,
+) -> Result<Gateway, AppError> {
     let config = &base.config;
     let no_url = |_| AppError::Failed { what: "a listener", reason: "its address is no URL".to_owned() };
     Ok(Gateway::new(gateway::Parts {
         log: base.log.clone(),
+        recording,
         accounts,
         upstream: Upstream::new(&config.upstream.url, config.upstream.timeout.0)?,
         bots: Bots::new(config.relay.timeout.0, config.relay.allow_private)?,

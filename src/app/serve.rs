@@ -6,7 +6,8 @@ use super::listeners::{Public, listen, local, without_delay};
 use super::membership::Member;
 use super::projector::{Running, ended, retain};
 use super::ticks::tick;
-use super::{AppError, Base, Clock};
+use super::unknown_calls::count_unknown_calls;
+use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::health::Health;
 use crate::console::tokens::{Token, Tokens};
@@ -14,6 +15,7 @@ use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
 use crate::lake::Lake;
 use crate::projector::ProjectorHandle;
+use crate::query::Engine;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +45,7 @@ pub async fn serve(
     ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), AppError> {
     config.check_roles()?;
-    let base = Base::open(config, clock).await?;
+    let base = Base::open(config, clock, Brokers::Awaited).await?;
     let has = |role| config.roles.has(role);
     let console_address = local(&listeners.console)?;
     let member = Member::new(&base, console_address)?;
@@ -61,7 +63,11 @@ pub async fn serve(
         None => None,
     };
     let token = Token::random();
-    let mut console = open_console(&base, gateway.clone(), projector.as_ref(), lake.clone(), &token)?;
+    let engine = match lake.clone().filter(|_| has(Role::Query)) {
+        Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
+        None => None,
+    };
+    let mut console = open_console(&base, engine.clone(), gateway.clone(), projector.as_ref(), lake.clone(), &token);
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
     }
@@ -80,6 +86,7 @@ pub async fn serve(
     if let Some(projector) = &projector {
         chores.push(retain(&base, projector.clone(), halted.clone()));
     }
+    chores.extend(engine.map(|engine| count_unknown_calls(&base, engine)));
     chores.extend(lake.filter(|_| has(Role::Query)).and_then(|lake| base.follow_tables(&lake)));
     let membership = member.map(|member| member.tell(projector.as_ref(), halted));
     let console = format!("http://{console_address}");
@@ -144,15 +151,12 @@ async fn drain(mut serving: Vec<JoinHandle<()>>, patience: Duration) {
 
 fn open_console(
     base: &Base,
+    engine: Option<Arc<Engine>>,
     gateway: Option<(crate::gateway::accounts::Accounts, crate::gateway::Gateway)>,
     projector: Option<&ProjectorHandle>,
     lake: Option<Arc<Lake>>,
     local: &Token,
-) -> Result<axum::Router, AppError> {
-    let engine = match lake.clone().filter(|_| base.config.roles.has(Role::Query)) {
-        Some(lake) => Some(base.engine(lake, projector)?),
-        None => None,
-    };
+) -> axum::Router {
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),
         projector: projector.clone(),
@@ -166,12 +170,12 @@ fn open_console(
         tables: lake.filter(|_| projector.is_none()),
     };
     let tokens = &base.config.console.tokens;
-    Ok(console::router(Console {
-        engine: engine.map(Arc::new),
+    console::router(Console {
+        engine,
         transfer,
         gateway,
         health,
         metrics: base.metrics.clone(),
         tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens, local)),
-    }))
+    })
 }

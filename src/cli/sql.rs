@@ -253,8 +253,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = crate::console::sql::router(Arc::new(engine()));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let (console, gateway, token) = (format!("http://{address}"), String::new(), Token::random());
-        Server::new(&ServerInfo { console, gateway, pid: 0, token }).unwrap()
+        let (console, token) = (format!("http://{address}"), Token::random());
+        Server::new(&ServerInfo { console, gateway: None, pid: 0, token }).unwrap()
     }
 
     fn args(format: OutputFormat, output: &Path, query: &str) -> SqlArgs {

@@ -91,6 +91,19 @@ pub struct Log {
     pub retention_age: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_size: Option<Size>,
+    /// Whether the start of a send is recorded before it is relayed.
+    pub intent: bool,
+    /// What waits on this machine at most while the brokers are away.
+    pub spill_size: Size,
+    pub on_unrecordable: Unrecordable,
+}
+
+/// What becomes of calls that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unrecordable {
+    Refuse,
+    Pass,
 }
 
 /// What keeps the events.
@@ -183,6 +196,9 @@ impl Default for Log {
             tick_every: Span::seconds(10),
             retention_age: None,
             retention_size: None,
+            intent: true,
+            spill_size: Size::mib(1024),
+            on_unrecordable: Unrecordable::Refuse,
         }
     }
 }

@@ -41,13 +41,22 @@ impl Health {
     /// Why work would not go on as it should, in words; empty when it would.
     async fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
-        let writes = self.gateway.is_some() || self.projector.is_some();
-        if writes && let Err(error) = self.log.check_writable().await {
+        if let Some(gateway) = &self.gateway {
+            match gateway.unrecorded() {
+                0 => {}
+                n => complaints.push(format!("{n} events of calls that Viber took wait for the log to be writable")),
+            }
+            if let Err(error) = gateway.check_recordable().await {
+                complaints.push(error.to_string());
+            }
+            if gateway.is_spilling() {
+                // Calls are taken and recorded. What hangs on the log waits for it, here as everywhere.
+                return complaints;
+            }
+        } else if self.projector.is_some()
+            && let Err(error) = self.log.check_writable().await
+        {
             complaints.push(error.to_string());
-        }
-        match self.gateway.as_ref().map_or(0, Gateway::unrecorded) {
-            0 => {}
-            n => complaints.push(format!("{n} events of calls that Viber took wait for the log to be writable")),
         }
         if let Some(tables) = &self.tables
             && let Err(error) = tables.refresh().await

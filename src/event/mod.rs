@@ -22,6 +22,12 @@ pub const CALL_PREFIX: &str = "com.viber.api.";
 pub const OWN_PREFIX: &str = "counterbat.";
 /// `type` of the event that moves an idle partition's watermark.
 pub const TICK_TYPE: &str = "counterbat.clock.ticked";
+/// `type` of the event that tells of a send before it is relayed.
+pub const STARTED_TYPE: &str = "counterbat.call.started";
+/// `type` of the event that tells that calls began to pass unrecorded.
+pub const GAP_OPENED_TYPE: &str = "counterbat.gap.opened";
+/// `type` of the event that tells which calls have passed unrecorded.
+pub const GAP_CLOSED_TYPE: &str = "counterbat.gap.closed";
 /// `source` prefix; the account's name follows.
 pub const SOURCE_PREFIX: &str = "/accounts/";
 

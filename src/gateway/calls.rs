@@ -58,11 +58,6 @@ async fn carry_out(gateway: &Gateway, name: String, request: Request) -> Respons
         gateway.metrics.rejected(reason);
         return refusal(status, message);
     }
-    if let Err(error) = gateway.recorder.check_writable().await {
-        gateway.metrics.rejected(Rejection::LogUnwritable);
-        tracing::warn!(%error, account = account.name, method = name, "a call was refused: it could not be recorded");
-        return refusal(GENERAL, "counterbat cannot record the call now, so it was not sent: try again");
-    }
     // From here on it runs to its end, whether or not the caller waits.
     let query = parts.uri.query().map(str::to_owned);
     let call = Incoming { http_method: parts.method, name, query, headers: parts.headers, body };
@@ -96,7 +91,8 @@ async fn perform(gateway: &Gateway, account: Arc<Account>, call: Incoming) -> Re
     respond(answer)
 }
 
-/// Relays a call with this body, and records it as the bot sent it, with Viber's answer.
+/// Relays a call with this body, once it is sure that it can be recorded, and records it as the bot sent it, with Viber's
+/// answer.
 pub(super) async fn relay_and_record(
     gateway: &Gateway,
     account: &Arc<Account>,
@@ -104,12 +100,19 @@ pub(super) async fn relay_and_record(
     body: Bytes,
 ) -> Result<Answer, Failure> {
     let Incoming { http_method, name, query, headers, body: request } = call;
-    let Relayed { answer, took } = gateway.upstream.relay(http_method, &name, query.as_deref(), &headers, body).await;
+    let mut call = Call { account: account.clone(), method: name, request: request.into(), answer: None, id: None };
+    let permit = gateway.recorder.admit(&mut call, &gateway.clock).await.map_err(|error| {
+        gateway.metrics.rejected(Rejection::LogUnwritable);
+        let (account, method) = (&account.name, &call.method);
+        tracing::warn!(%error, account, method, "a call was refused: it could not be recorded");
+        Failure::Unrecordable
+    })?;
+    let Relayed { answer, took } =
+        gateway.upstream.relay(http_method, &call.method, query.as_deref(), &headers, body).await;
     gateway.metrics.upstream_took(took);
-    let kept = answer.as_ref().ok().map(|answer| (answer.status.as_u16(), answer.body.to_vec()));
-    let call = Call { account: account.clone(), method: name, request: request.into(), answer: kept };
+    call.answer = answer.as_ref().ok().map(|answer| (answer.status.as_u16(), answer.body.to_vec()));
     gateway.metrics.call_relayed(&account.name, &call.method, call.status());
-    gateway.recorder.append_surely(call.events(&gateway.clock)).await;
+    gateway.recorder.finish(permit, call.events(&gateway.clock)).await;
     answer.inspect_err(|failure| {
         gateway.metrics.upstream_failed(failure.as_str());
         tracing::warn!(account = account.name, method = call.method, %failure, "Viber did not answer");

@@ -2,8 +2,9 @@
 //!
 //! [`webhooks`] verifies and appends callbacks and hands them on to the [`bots`]; [`calls`] relays calls to Viber
 //! ([`upstream`]), [`set_webhook`] among them with the gateway's own address in place of the bot's, which
-//! [`registrations`] keeps; [`record`] says what is kept of a call. Accounts and webhooks lie on a [`shelf`], which all
-//! gateways of a log may share.
+//! [`registrations`] keeps; [`record`] says what is kept of a call. [`recorder`] brings it into the log, [`spilling`] keeps it
+//! while the log is away, [`gap`] tells what could not be kept. Accounts and webhooks lie on a [`shelf`], which all gateways
+//! of a log may share.
 
 mod account;
 pub mod account_store;
@@ -13,14 +14,17 @@ mod adopt;
 pub mod bots;
 mod calls;
 mod clock;
+pub mod gap;
 mod json;
 mod limit;
 mod record;
+mod recorder;
 mod redeliver;
 pub mod registrations;
 mod set_webhook;
 pub mod shelf;
 mod signature;
+mod spilling;
 pub mod tls;
 pub mod upstream;
 pub mod vault;
@@ -28,10 +32,11 @@ mod watch;
 mod webhooks;
 
 pub use adopt::adopt_files;
+pub use recorder::Recording;
 pub use redeliver::RedeliverError;
 pub use watch::watch;
 
-use crate::log::EventLog;
+use crate::log::{EventLog, LogError};
 use crate::metrics::Metrics;
 use accounts::Accounts;
 use axum::Router;
@@ -42,7 +47,7 @@ use axum::routing::{get, post};
 use bots::Bots;
 use clock::{Clock, Now};
 use futures::StreamExt;
-use record::Recorder;
+use recorder::Recorder;
 use registrations::Registrations;
 use shelf::ShelfError;
 use std::ops::Deref;
@@ -63,6 +68,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the gateway works with.
 pub struct Parts {
     pub log: Arc<dyn EventLog>,
+    pub recording: Recording,
     pub accounts: Accounts,
     pub upstream: Upstream,
     pub bots: Bots,
@@ -88,7 +94,7 @@ pub struct Inner {
     /// Without a slash at its end.
     public_url: String,
     metrics: Arc<Metrics>,
-    clock: Clock,
+    clock: Arc<Clock>,
     /// Of callbacks that were taken.
     webhook_ok: prometheus::Histogram,
 }
@@ -102,10 +108,11 @@ impl Deref for Gateway {
 }
 
 impl Gateway {
-    /// Puts the parts together.
+    /// Puts the parts together, within a runtime, and starts to bring in what waits for the log from before.
     pub fn new(parts: Parts) -> Self {
+        let clock = Arc::new(Clock::new(parts.now));
         Self(Arc::new(Inner {
-            recorder: Recorder::new(parts.log, parts.metrics.clone()),
+            recorder: Recorder::new(parts.log, parts.recording, parts.metrics.clone(), clock.clone()),
             accounts: parts.accounts,
             upstream: parts.upstream,
             bots: parts.bots,
@@ -113,7 +120,7 @@ impl Gateway {
             public_url: parts.public_url.as_str().trim_end_matches('/').to_owned(),
             webhook_ok: parts.metrics.http_timer(webhooks::ROUTE, "POST", 200),
             metrics: parts.metrics,
-            clock: Clock::new(parts.now),
+            clock,
         }))
     }
 
@@ -139,15 +146,24 @@ impl Gateway {
         self.registrations.forget(account)
     }
 
-    /// How many events of carried-out calls wait for the log to be writable again.
+    /// How many events of carried-out calls wait in memory for the log to be writable again.
     pub fn unrecorded(&self) -> u64 {
         self.recorder.unrecorded()
     }
 
+    /// Whether what comes of a call could be recorded now, in the log or in the spill.
+    pub async fn check_recordable(&self) -> Result<(), LogError> {
+        self.recorder.check_recordable().await
+    }
+
+    /// Whether events wait in the spill, or the log is known to be away.
+    pub fn is_spilling(&self) -> bool {
+        self.recorder.is_spilling()
+    }
+
     /// Waits until every relayed call is recorded, for `patience` at most; says whether all were.
     pub async fn drain(&self, patience: Duration) -> bool {
-        self.recorder.tasks.close();
-        tokio::time::timeout(patience, self.recorder.tasks.wait()).await.is_ok()
+        self.recorder.close(patience).await
     }
 }
 

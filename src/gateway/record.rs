@@ -1,29 +1,27 @@
-//! What is recorded of a call, and the way into the log.
+//! What is recorded of a call.
 
 use super::accounts::Account;
 use super::clock::Clock;
 use super::json::{embedded, without};
 use crate::event::identity::event_id;
 use crate::event::payload::{Request, Response};
-use crate::event::{CALL_PREFIX, Event};
-use crate::log::partitioner::partition;
-use crate::log::{EventLog, LogError};
-use crate::metrics::Metrics;
+use crate::event::{CALL_PREFIX, Event, STARTED_TYPE};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio_util::task::TaskTracker;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Viber takes no more receivers in one broadcast; a refused request that names more is recorded as it is.
 const MAX_RECEIVERS: usize = 300;
 /// The method of a welcome message, which is no call.
 const WELCOME: &str = "welcome_message";
-/// For so long after an append or a probe the log counts as writable.
-const WRITABLE_FOR: Duration = Duration::from_secs(1);
+/// A longer text is left out, so that no event is larger than a log takes. No JSON that a bot may send is that long: only what
+/// is no JSON and has to be written as a string of escapes.
+const MAX_TEXT: usize = 1_800_000;
+/// The calls that Viber may bill.
+const SENDS: [&str; 2] = ["send_message", "broadcast_message"];
 
 /// A call and what came of it.
 pub struct Call {
@@ -32,9 +30,42 @@ pub struct Call {
     pub request: Vec<u8>,
     /// HTTP status and body; `None` where there was no answer.
     pub answer: Option<(u16, Vec<u8>)>,
+    /// Names a call whose start was recorded.
+    pub id: Option<Uuid>,
 }
 
 impl Call {
+    /// Whether Viber may bill it.
+    pub fn is_send(&self) -> bool {
+        SENDS.contains(&self.method.as_str())
+    }
+
+    /// The event that tells of the call before it is relayed, and its id. Like its result, that of a send is of the
+    /// receiver; a broadcast's is of nobody.
+    pub fn started(&self, clock: &Clock) -> (Uuid, Event) {
+        let id = Uuid::now_v7();
+        let mut receivers = self.broadcast_list();
+        receivers.truncate(MAX_RECEIVERS);
+        let user = self.receiver();
+        receivers.extend(user.clone());
+        let digest = hex::encode(Sha256::digest(self.request_text(&["auth_token"])));
+        let (method, receivers) = (&self.method, json!(receivers));
+        let data = format!(
+            "{{\"call_id\":\"{id}\",\"method\":\"{method}\",\"receivers\":{receivers},\"digest\":\"{digest}\"}}"
+        );
+        let event = Event {
+            id: id.to_string(),
+            source: self.account.source.clone(),
+            kind: STARTED_TYPE.to_owned(),
+            subject: user,
+            time_us: Some(clock.call_us()),
+            content_type: Some("application/json".to_owned()),
+            data: self.account.redact(data).into_bytes(),
+            ..Event::default()
+        };
+        (id, event)
+    }
+
     /// Viber's `status`, where the answer has one.
     pub fn status(&self) -> Option<i64> {
         let (_, body) = self.answer.as_ref()?;
@@ -44,38 +75,55 @@ impl Call {
     /// The events of the call (spec §2), in order.
     pub fn events(&self, clock: &Clock) -> Vec<Event> {
         let time_us = clock.call_us();
-        let request = Request::parse(&self.request).unwrap_or_default();
         let response = self.answer.as_ref().and_then(|(_, body)| Response::parse(body)).unwrap_or_default();
         let accepted = response.status.number() == Some(0);
         let token = response.message_token.token().filter(|_| accepted);
-        let tail = self.tail();
+        let (head, tail) = (self.head(), self.tail());
         let receivers = self.receivers(accepted);
         if !receivers.is_empty() {
-            let request = self.account.redact(without(&self.request, &["auth_token", "broadcast_list"]));
+            let request = self.request_text(&["auth_token", "broadcast_list"]);
             let failed = self.failed_list();
             let event = |receiver: String| {
                 let status = failed.iter().find(|(failed, _)| *failed == receiver).map_or("0", |(_, status)| status);
                 let name = Value::from(receiver.as_str());
-                let data = format!("{{\"request\":{request}{tail},\"receiver\":{name},\"receiver_status\":{status}}}");
+                let data = format!("{head}{request}{tail},\"receiver\":{name},\"receiver_status\":{status}}}");
                 self.event(data, Some(receiver), token, time_us)
             };
             return receivers.into_iter().map(event).collect();
         }
+        let text = self.request_text(&["auth_token"]);
+        vec![self.event(format!("{head}{text}{tail}}}"), self.receiver(), token, time_us)]
+    }
+
+    /// The one user it is to or about.
+    fn receiver(&self) -> Option<String> {
+        let request = Request::parse(&self.request).unwrap_or_default();
         let user = match self.method.as_str() {
             "send_message" => request.receiver.text(),
             "get_user_details" => request.id.text(),
             _ => None,
         };
-        let text = self.account.redact(without(&self.request, &["auth_token"]));
-        let user = user.filter(|user| !user.is_empty()).map(str::to_owned);
-        vec![self.event(format!("{{\"request\":{text}{tail}}}"), user, token, time_us)]
+        user.filter(|user| !user.is_empty()).map(str::to_owned)
+    }
+
+    /// The request as JSON, without these members and without tokens.
+    fn request_text(&self, left_out: &[&str]) -> String {
+        bounded(self.account.redact(without(&self.request, left_out)))
+    }
+
+    /// `{"request":`; the id of a call whose start was recorded stands before it.
+    fn head(&self) -> String {
+        match self.id {
+            Some(id) => format!("{{\"call_id\":\"{id}\",\"request\":"),
+            None => "{\"request\":".to_owned(),
+        }
     }
 
     /// `,"response":…,"http_status":…`.
     fn tail(&self) -> String {
         match &self.answer {
             Some((http_status, body)) => {
-                let body = self.account.redact(embedded(body));
+                let body = bounded(self.account.redact(embedded(body)));
                 format!(",\"response\":{body},\"http_status\":{http_status}")
             }
             None => ",\"response\":null,\"http_status\":null".to_owned(),
@@ -100,8 +148,14 @@ impl Call {
         }
     }
 
-    /// The receivers of a broadcast; none of any other call.
+    /// The receivers that have events of their own: those of a broadcast, none of any other call.
     fn receivers(&self, accepted: bool) -> Vec<String> {
+        let list = self.broadcast_list();
+        if list.len() > MAX_RECEIVERS && !accepted { Vec::new() } else { list }
+    }
+
+    /// The receivers of a broadcast; none of any other call.
+    fn broadcast_list(&self) -> Vec<String> {
         #[derive(Deserialize)]
         struct List {
             #[serde(default)]
@@ -111,9 +165,6 @@ impl Call {
             return Vec::new();
         }
         let list = serde_json::from_slice::<List>(&self.request).map(|list| list.broadcast_list).unwrap_or_default();
-        if list.len() > MAX_RECEIVERS && !accepted {
-            return Vec::new();
-        }
         let id = |value: Value| match value {
             Value::String(id) if !id.is_empty() => Some(id),
             _ => None,
@@ -142,6 +193,14 @@ impl Call {
     }
 }
 
+/// JSON, or what says how much of it is left out.
+fn bounded(text: String) -> String {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    json!({ "left_out": { "bytes": text.len(), "sha256": hex::encode(Sha256::digest(&text)) } }).to_string()
+}
+
 /// The welcome message a bot returned to `conversation_started`, where its answer is one: a message without a receiver
 /// (Viber doc, spec §2).
 pub fn welcome(account: &Account, user: Option<String>, answer: &[u8], clock: &Clock) -> Option<Event> {
@@ -162,99 +221,6 @@ pub fn welcome(account: &Account, user: Option<String>, answer: &[u8], clock: &C
     })
 }
 
-/// The way into the log. Cheap to clone.
-#[derive(Clone)]
-pub struct Recorder {
-    log: Arc<dyn EventLog>,
-    metrics: Arc<Metrics>,
-    /// When the log was last known to be writable.
-    known: Arc<Mutex<Option<Instant>>>,
-    probing: Arc<tokio::sync::Mutex<()>>,
-    /// Events that wait to be appended although what they tell of is done.
-    waiting: Arc<AtomicU64>,
-    pub(super) tasks: TaskTracker,
-}
-
-impl Recorder {
-    /// Into this log.
-    pub fn new(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> Self {
-        let (known, probing, waiting) = (Arc::default(), Arc::default(), Arc::default());
-        Self { log, metrics, known, probing, waiting, tasks: TaskTracker::new() }
-    }
-
-    /// Appends events, each to the partition of its user. `Ok` once they are durable.
-    pub async fn append(&self, events: Vec<Event>) -> Result<(), LogError> {
-        let partitions = self.log.partitions();
-        let batch = events.into_iter().map(|event| (partition(event.key().as_bytes(), partitions), event)).collect();
-        let started = Instant::now();
-        let appended = self.log.append(batch).await;
-        self.metrics.append_took(started.elapsed());
-        self.know(appended.is_ok());
-        appended.map(|_| ())
-    }
-
-    /// Appends what must not be lost although it was carried out already: when the log refuses, it is tried again in the
-    /// background until it is taken.
-    pub async fn append_surely(&self, events: Vec<Event>) {
-        let Err(error) = self.append(events.clone()).await else { return };
-        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).take(10).collect();
-        tracing::error!(%error, ?ids, events = events.len(), "a relayed call is not recorded yet; trying on");
-        let (recorder, n) = (self.clone(), events.len() as u64);
-        self.wait_for_log(n);
-        self.tasks.spawn(async move {
-            let mut pause = Duration::from_millis(100);
-            loop {
-                tokio::time::sleep(pause).await;
-                match recorder.append(events.clone()).await {
-                    Ok(()) => {
-                        recorder.no_longer_waits(n);
-                        tracing::info!(events = n, "a relayed call is recorded at last");
-                        return;
-                    }
-                    Err(error) => tracing::warn!(%error, events = n, "a relayed call is still not recorded"),
-                }
-                pause = (pause * 2).min(Duration::from_secs(5));
-            }
-        });
-    }
-
-    /// How many events wait for the log.
-    pub fn unrecorded(&self) -> u64 {
-        self.waiting.load(Ordering::Acquire)
-    }
-
-    fn wait_for_log(&self, n: u64) {
-        self.metrics.unrecorded(self.waiting.fetch_add(n, Ordering::AcqRel) + n);
-    }
-
-    fn no_longer_waits(&self, n: u64) {
-        self.metrics.unrecorded(self.waiting.fetch_sub(n, Ordering::AcqRel) - n);
-    }
-
-    /// Whether an append would be taken now. Costs nothing while appends succeed.
-    pub async fn check_writable(&self) -> Result<(), LogError> {
-        if self.is_known() {
-            return Ok(());
-        }
-        // One probe answers for all who wait.
-        let _probing = self.probing.lock().await;
-        if self.is_known() {
-            return Ok(());
-        }
-        let checked = self.log.check_writable().await;
-        self.know(checked.is_ok());
-        checked
-    }
-
-    fn know(&self, writable: bool) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = writable.then(Instant::now);
-    }
-
-    fn is_known(&self) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < WRITABLE_FOR)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::accounts::Accounts;
@@ -270,6 +236,7 @@ mod tests {
             method: method.into(),
             request: request.into(),
             answer: answer.map(|body| (200, body.as_bytes().to_vec())),
+            id: None,
         };
         call.events(&Clock::new(Arc::new(|| T)))
     }
@@ -310,6 +277,42 @@ mod tests {
         assert_eq!(data(&events[1]), wanted + r#","http_status":200,"receiver":"b","receiver_status":6}"#);
         let facts: Vec<bool> = events.iter().map(|event| read(event, T).fact.is_some()).collect();
         assert_eq!(facts, [true, false]);
+    }
+
+    #[test]
+    fn what_no_log_would_take_is_left_out() {
+        let events = call("send_message", &"\u{1}".repeat(1 << 20), Some(r#"{"status":3}"#));
+        let wanted = r#"{"request":{"left_out":{"bytes":6291458,"sha256":""#;
+        assert!(data(&events[0]).starts_with(wanted), "{}", &data(&events[0])[..200]);
+        assert!(data(&events[0]).ends_with(r#""response":{"status":3},"http_status":200}"#));
+    }
+
+    #[test]
+    fn a_start_is_told_of_before_its_result() {
+        let accounts = Accounts::new([("shop".to_owned(), "tok-1".to_owned())]).unwrap();
+        let clock = Clock::new(Arc::new(|| T));
+        let of = |method: &str, request: &str| Call {
+            account: accounts.named("shop").unwrap(),
+            method: method.into(),
+            request: request.into(),
+            answer: None,
+            id: None,
+        };
+        let mut send = of("send_message", r#"{"auth_token":"tok-1","receiver":"u==","text":"hi"}"#);
+        let (id, started) = send.started(&clock);
+        let digest = hex::encode(Sha256::digest(r#"{"receiver":"u==","text":"hi"}"#));
+        let wanted = format!(r#"{{"call_id":"{id}","method":"send_message","receivers":["u=="],"digest":"{digest}"}}"#);
+        assert_eq!((data(&started), started.id.as_str()), (wanted.as_str(), id.to_string().as_str()));
+        assert_eq!((started.kind.as_str(), started.subject.as_deref()), ("counterbat.call.started", Some("u==")));
+        assert_eq!(read(&started, T).fact, None);
+        send.id = Some(id);
+        send.answer = Some((200, br#"{"status":0,"message_token":7}"#.to_vec()));
+        let result = &send.events(&clock)[0];
+        assert!(data(result).starts_with(&format!(r#"{{"call_id":"{id}","request":{{"receiver""#)), "{}", data(result));
+        assert!(matches!(read(result, T).fact, Some(Fact::Outbound(_))));
+        let (_, broadcast) = of("broadcast_message", r#"{"broadcast_list":["a","b\""]}"#).started(&clock);
+        assert!(data(&broadcast).contains(r#""receivers":["a","b\""],"#) && broadcast.subject.is_none());
+        assert!(!of("get_online", "{}").is_send());
     }
 
     #[test]

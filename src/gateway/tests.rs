@@ -1,5 +1,6 @@
 //! The gateway's routes over a log in memory and a Viber of our own.
 
+mod outage;
 mod relay;
 
 use super::*;
@@ -24,10 +25,22 @@ struct MemoryLog {
     id: LogId,
     events: Mutex<Vec<Event>>,
     broken: AtomicBool,
+    /// What is appended is there only once this is false.
+    stalls: watch::Sender<bool>,
     appended: watch::Sender<u64>,
 }
 
 impl MemoryLog {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            id: LogId("test".into()),
+            events: Mutex::default(),
+            broken: AtomicBool::default(),
+            stalls: watch::Sender::new(false),
+            appended: watch::Sender::new(0),
+        })
+    }
+
     fn refusal(&self) -> Result<(), LogError> {
         if self.broken.load(Ordering::SeqCst) { Err(LogError::Unwritable("no room".into())) } else { Ok(()) }
     }
@@ -53,6 +66,7 @@ impl EventLog for MemoryLog {
         4
     }
     async fn append(&self, batch: Vec<(u32, Event)>) -> Result<Vec<Position>, LogError> {
+        self.stalls.subscribe().wait_for(|stalls| !stalls).await.unwrap();
         self.refusal()?;
         let mut events = self.events.lock().unwrap();
         events.extend(batch.into_iter().map(|(_, event)| event));
@@ -94,7 +108,7 @@ struct World {
     metrics: Arc<Metrics>,
     address: String,
     client: reqwest::Client,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 async fn serve(router: Router) -> String {
@@ -105,6 +119,12 @@ async fn serve(router: Router) -> String {
 }
 
 async fn world() -> World {
+    let (viber, upstream) = double().await;
+    world_at(upstream, viber).await
+}
+
+/// A Viber that answers everything alike, and where it is.
+async fn double() -> (Arc<Viber>, String) {
     let viber = Arc::new(Viber::default());
     let seen = viber.clone();
     let double = Router::new().fallback(move |request: Request<Body>| async move {
@@ -119,7 +139,7 @@ async fn world() -> World {
         }
         ([("content-type", "application/json;charset=utf-8")], ANSWER).into_response()
     });
-    world_at(serve(double).await, viber).await
+    (viber, serve(double).await)
 }
 
 async fn world_at(upstream: String, viber: Arc<Viber>) -> World {
@@ -127,18 +147,23 @@ async fn world_at(upstream: String, viber: Arc<Viber>) -> World {
 }
 
 async fn world_with(upstream: String, viber: Arc<Viber>, bots: Bots) -> World {
-    let dir = tempfile::tempdir().unwrap();
+    world_recording(upstream, viber, bots, tempfile::tempdir().unwrap(), MemoryLog::new(), Recording::default()).await
+}
+
+async fn world_recording(
+    upstream: String,
+    viber: Arc<Viber>,
+    bots: Bots,
+    dir: tempfile::TempDir,
+    log: Arc<MemoryLog>,
+    recording: Recording,
+) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let log = Arc::new(MemoryLog {
-        id: LogId("test".into()),
-        events: Mutex::default(),
-        broken: AtomicBool::default(),
-        appended: watch::Sender::new(0),
-    });
     let metrics = Arc::new(Metrics::new(AccountLabels::All));
     let gateway = Gateway::new(Parts {
         log: log.clone(),
+        recording,
         accounts: Accounts::new([("shop".to_owned(), TOKEN.to_owned())]).unwrap(),
         upstream: Upstream::new(&Url::parse(&upstream).unwrap(), Duration::from_secs(20)).unwrap(),
         bots,
@@ -150,7 +175,7 @@ async fn world_with(upstream: String, viber: Arc<Viber>, bots: Bots) -> World {
     let router = gateway.router();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { log, viber, gateway, metrics, address, client, _dir: dir }
+    World { log, viber, gateway, metrics, address, client, dir }
 }
 
 impl World {
@@ -173,8 +198,13 @@ impl World {
     }
 
     fn rejected(&self, reason: &str) -> bool {
+        self.shows(&format!("counterbat_rejected_total{{reason=\"{reason}\"}} 1"))
+    }
+
+    /// Whether there is such a line in the metrics.
+    fn shows(&self, line: &str) -> bool {
         let text = String::from_utf8(self.metrics.render().unwrap()).unwrap();
-        text.contains(&format!("counterbat_rejected_total{{reason=\"{reason}\"}} 1\n"))
+        text.contains(&format!("{line}\n"))
     }
 }
 

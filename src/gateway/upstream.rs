@@ -29,6 +29,8 @@ const OURS: [HeaderName; 12] = [
 /// Why there is no answer. The text is for the caller and says whether the call may have been carried out.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum Failure {
+    #[error("counterbat cannot record the call now, so it was not sent: try again")]
+    Unrecordable,
     #[error("Viber cannot be reached: the call was not sent")]
     NotSent,
     #[error("Viber did not answer in time: the call may have been sent")]
@@ -41,6 +43,7 @@ impl Failure {
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Failure::Unrecordable => "unrecordable",
             Failure::NotSent => "not_sent",
             Failure::TimedOut => "timed_out",
             Failure::Broken => "broken",

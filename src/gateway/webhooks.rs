@@ -100,7 +100,7 @@ async fn accept(
         extensions: Vec::new(),
         data: body.into(),
     };
-    gateway.recorder.append(vec![event]).await.map_err(|_: LogError| Rejection::LogUnwritable)?;
+    gateway.recorder.append_callback(event).await.map_err(|_: LogError| Rejection::LogUnwritable)?;
     account.callbacks(&gateway.metrics).received(&name);
     Ok(Accepted { account, name, user, onward })
 }

@@ -81,6 +81,16 @@ impl EmbeddedLog {
     }
 }
 
+impl EmbeddedLog {
+    /// Removes the records of a partition before this offset for good, whatever retention says. One caller at a time.
+    pub async fn forget(&self, partition: u32, before: u64) -> Result<(), LogError> {
+        let store = self.shared.store()?;
+        tokio::task::spawn_blocking(move || store.forget(partition, before))
+            .await
+            .map_err(|error| LogError::Unwritable(error.to_string()))?
+    }
+}
+
 impl Shared {
     fn slot(&self) -> RwLockReadGuard<'_, Option<Arc<Store>>> {
         // The slot is only ever replaced as a whole, so a panic elsewhere leaves it sound.

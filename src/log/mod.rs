@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod kafka;
 pub mod partitioner;
 pub mod registry;
+pub mod spill;
 mod store;
 #[cfg(test)]
 mod suite;
@@ -13,6 +14,7 @@ mod suite;
 use crate::event::{Event, Record};
 use async_trait::async_trait;
 use registry::Registry;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Names one log for ever: made with the log, part of the `appId` of every table commit.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogId(pub String);
 
 impl fmt::Display for LogId {
@@ -77,6 +79,11 @@ pub enum LogError {
     /// A setting that the client of the brokers does not take. No retry helps.
     #[error("[kafka.properties] {name}: {reason}")]
     Property { name: String, reason: String },
+    /// What waits for another log would go astray in this one. No retry helps.
+    #[error(
+        "{path} holds {events} events that wait for the log {other}, which is not the one of the settings: serve once with the settings of that log, until they are in it, or move the folder away"
+    )]
+    Spilled { path: String, events: u64, other: LogId },
     /// The log on disk is damaged or of a foreign version.
     #[error("the log in {path} cannot be opened: {reason}")]
     Broken { path: String, reason: String },

@@ -206,6 +206,13 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the records of a partition before this offset, or all where that is past the end.
+    pub fn forget(&self, partition: u32, before: u64) -> Result<(), LogError> {
+        let Some(held) = self.partitions.get(partition as usize) else { return Ok(()) };
+        let cut = before.min(held.end.load(Ordering::Acquire));
+        self.remove(partition, held, held.start.load(Ordering::Acquire), cut)
+    }
+
     fn remove(&self, partition: u32, held: &Partition, start: u64, cut: u64) -> Result<(), LogError> {
         let mut from = start;
         while from < cut {

@@ -9,11 +9,12 @@ pub struct View {
 }
 
 /// All views. One may read those before it.
-pub const VIEWS: [View; 4] = [
+pub const VIEWS: [View; 5] = [
     View { name: "users", sql: include_str!("../../schemas/views/users.sql") },
     View { name: "open_sessions", sql: include_str!("../../schemas/views/open_sessions.sql") },
     View { name: "user_timeline", sql: include_str!("../../schemas/views/user_timeline.sql") },
     View { name: "processed_monthly", sql: include_str!("../../schemas/views/processed_monthly.sql") },
+    View { name: "unknown_calls", sql: include_str!("../../schemas/views/unknown_calls.sql") },
 ];
 
 impl View {

@@ -20,6 +20,7 @@ mod kills;
 mod layers;
 mod monitoring;
 mod nodes;
+mod outage;
 mod parts;
 mod readers;
 mod redeliver;

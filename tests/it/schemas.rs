@@ -88,7 +88,8 @@ for number, line in enumerate(sys.stdin, 1):
 print(json.dumps({"met": sorted(met), "wrong": wrong}))
 "#;
 
-fn validate(events: &[u8]) -> Value {
+/// Holds events, one a line, against their schemas: the types that there are, and the ids of those that do not follow.
+pub fn validate(events: &[u8]) -> Value {
     let mut child = python()
         .args(["-c", SCRIPT])
         .arg(schemas().join("events"))

@@ -24,15 +24,29 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use registry::KafkaRegistry;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, watch};
 use topic::{Purpose, Topic, Topics};
 
+/// Where the log is known, a start waits no longer for a broker.
+const SHORT_PATIENCE: Duration = Duration::from_secs(3);
 /// For so long after something was acknowledged the log counts as writable without asking.
 const TRUST: Duration = Duration::from_secs(2);
 /// Where the producer's queue is full, so long is waited before the next try.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
+
+/// What is kept of a topic that was opened, so that it can be opened while no broker answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub id: LogId,
+    pub brokers: String,
+    pub topic: String,
+    pub partitions: u32,
+    min_insync: usize,
+}
 
 /// A topic as the log.
 pub struct KafkaLog {
@@ -47,6 +61,10 @@ pub struct KafkaLog {
 /// The producer, and how it fares.
 struct Writing {
     settings: Settings,
+    id: LogId,
+    topic: Topic,
+    /// Whether the brokers have said that they have this very log.
+    confirmed: AtomicBool,
     producer: Mutex<FutureProducer<Quiet>>,
     /// When something was acknowledged last, unless something failed since.
     acknowledged: Mutex<Option<Instant>>,
@@ -55,52 +73,64 @@ struct Writing {
 impl KafkaLog {
     /// Opens the topic, which is made where it is missing and may be made.
     pub async fn open(settings: Settings) -> Result<Self, LogError> {
+        Self::opened(settings, PATIENCE).await
+    }
+
+    /// Opens the topic, or what is known of it where no broker answers soon. Nothing is read or written then before one
+    /// has said that it has this very log.
+    pub async fn open_known(settings: Settings, known: Known) -> Result<Self, LogError> {
+        let is_same = (&known.brokers, &known.topic) == (&settings.brokers, &settings.topic);
+        if !is_same || known.partitions != settings.partitions {
+            return Self::open(settings).await;
+        }
+        match Self::opened(settings.clone(), SHORT_PATIENCE).await {
+            Err(error) if error.is_transient() => {
+                tracing::error!(%error, "no broker answers: the log is opened as it was known, and asked for on and on");
+                let topic = Topic { partitions: known.partitions, min_insync: known.min_insync };
+                Self::new(settings, known.id, topic, false)
+            }
+            opened => opened,
+        }
+    }
+
+    /// What to keep for [`KafkaLog::open_known`].
+    pub fn known(&self) -> Known {
+        let Settings { brokers, topic, .. } = self.writing.settings.clone();
+        let Topic { partitions, min_insync } = self.topic;
+        Known { id: self.id.clone(), brokers, topic, partitions, min_insync }
+    }
+
+    async fn opened(settings: Settings, patience: Duration) -> Result<Self, LogError> {
         // The client's threads are made and asked here, and some of its calls block.
-        let opening = tokio::task::spawn_blocking(move || futures::executor::block_on(Self::open_blocking(settings)));
+        let open = move || futures::executor::block_on(Self::open_blocking(settings, patience));
+        let opening = tokio::task::spawn_blocking(open);
         opening.await.map_err(|error| LogError::Unwritable(error.to_string()))?
     }
 
-    async fn open_blocking(settings: Settings) -> Result<Self, LogError> {
+    /// A broker must have answered after `patience`.
+    async fn open_blocking(settings: Settings, patience: Duration) -> Result<Self, LogError> {
         let topics = Topics::new(&settings)?;
-        let id = LogId(format!("{}.{}", topics.cluster_id()?, settings.topic));
+        let id = LogId(format!("{}.{}", topics.cluster_id(patience)?, settings.topic));
         let topic = topics.open(&settings.topic, Purpose::Events, settings.partitions).await?;
         if topic.partitions != settings.partitions {
             return Err(LogError::Partitions { made: topic.partitions, asked: settings.partitions });
         }
         drop(topics);
-        let cursors = Arc::new(Cursors::new(settings.clone(), id.clone())?);
-        let writing = Arc::new(Writing::open(settings)?);
-        Ok(Self { id, topic, writing, cursors, registry: OnceCell::new() })
+        Self::new(settings, id, topic, true)
     }
 
-    /// Whether every partition has a leader and enough copies. Blocks.
-    fn look(writing: &Writing, topic: Topic) -> Result<(), LogError> {
-        let name = &writing.settings.topic;
-        let unwritable = |reason: String| LogError::Unwritable(format!("topic {name}: {reason}"));
-        let metadata = writing.producer().client().fetch_metadata(Some(name), PATIENCE / 5);
-        let metadata = metadata.map_err(|error| unwritable(error.to_string()))?;
-        let found = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
-        if found.len() < topic.partitions as usize {
-            return Err(unwritable("it is not there".into()));
-        }
-        for partition in found {
-            if let Some(error) = partition.error() {
-                let error = RDKafkaErrorCode::from(error);
-                return Err(unwritable(format!("partition {}: {error}", partition.id())));
-            }
-            if partition.isr().len() < topic.min_insync {
-                return Err(unwritable(format!("partition {} has too few copies in sync", partition.id())));
-            }
-        }
-        writing.acknowledged(true);
-        Ok(())
+    fn new(settings: Settings, id: LogId, topic: Topic, confirmed: bool) -> Result<Self, LogError> {
+        let cursors = Arc::new(Cursors::new(settings.clone(), id.clone())?);
+        let writing = Arc::new(Writing::open(settings, id.clone(), topic, confirmed)?);
+        Ok(Self { id, topic, writing, cursors, registry: OnceCell::new() })
     }
 }
 
 impl Writing {
-    fn open(settings: Settings) -> Result<Self, LogError> {
-        let producer = settings.producer().create_with_context(Quiet).map_err(refused)?;
-        Ok(Self { settings, producer: Mutex::new(producer), acknowledged: Mutex::new(None) })
+    fn open(settings: Settings, id: LogId, topic: Topic, confirmed: bool) -> Result<Self, LogError> {
+        let producer = Mutex::new(settings.producer().create_with_context(Quiet).map_err(refused)?);
+        let (confirmed, acknowledged) = (AtomicBool::new(confirmed), Mutex::new(None));
+        Ok(Self { settings, id, topic, confirmed, producer, acknowledged })
     }
 
     fn producer(&self) -> FutureProducer<Quiet> {
@@ -115,8 +145,56 @@ impl Writing {
         *self.trust() = well.then(Instant::now);
     }
 
+    /// Whether every partition has a leader and enough copies. Blocks.
+    fn look(&self) -> Result<(), LogError> {
+        self.confirm()?;
+        let name = &self.settings.topic;
+        let unwritable = |reason: String| LogError::Unwritable(format!("topic {name}: {reason}"));
+        let metadata = self.producer().client().fetch_metadata(Some(name), PATIENCE / 5);
+        let metadata = metadata.map_err(|error| unwritable(error.to_string()))?;
+        let found = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+        if found.len() < self.topic.partitions as usize {
+            return Err(unwritable("it is not there".into()));
+        }
+        for partition in found {
+            if let Some(error) = partition.error() {
+                let error = RDKafkaErrorCode::from(error);
+                return Err(unwritable(format!("partition {}: {error}", partition.id())));
+            }
+            if partition.isr().len() < self.topic.min_insync {
+                return Err(unwritable(format!("partition {} has too few copies in sync", partition.id())));
+            }
+        }
+        self.acknowledged(true);
+        Ok(())
+    }
+
+    /// Asks the brokers, once, whether they have this very log. Blocks.
+    fn confirm(&self) -> Result<(), LogError> {
+        if self.confirmed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Settings { topic, brokers, .. } = &self.settings;
+        let unwritable = |reason: String| LogError::Unwritable(format!("topic {topic}: {reason}"));
+        let producer = self.producer();
+        let cluster = producer.client().fetch_cluster_id(PATIENCE / 5);
+        let cluster = cluster.ok_or_else(|| unwritable(format!("no broker of {brokers} has answered")))?;
+        let found = LogId(format!("{cluster}.{topic}"));
+        if found != self.id {
+            let reason = format!("the brokers {brokers} have another log now, {found} instead of {}", self.id);
+            return Err(unwritable(format!("{reason}: start anew once that is what is meant")));
+        }
+        tracing::info!(log = %self.id, "the brokers answer, and have the log that is known");
+        self.confirmed.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Sends all, in order, then waits for all.
-    async fn append(&self, batch: Vec<(u32, Event)>) -> Result<Vec<Position>, LogError> {
+    async fn append(self: Arc<Self>, batch: Vec<(u32, Event)>) -> Result<Vec<Position>, LogError> {
+        if !self.confirmed.load(Ordering::Acquire) {
+            let writing = self.clone();
+            blocking(0, move || writing.confirm()).await?;
+        }
         let producer = self.producer();
         let mut sent = Vec::with_capacity(batch.len());
         let mut failure = None;
@@ -240,15 +318,22 @@ impl EventLog for KafkaLog {
     }
 
     async fn read(&self, partition: u32, from: u64, max_records: usize, max_bytes: usize) -> Result<Fetched, LogError> {
-        let cursors = self.cursors.clone();
-        let read = move || cursors.read(partition, from, max_records, max_bytes, record::read);
+        let (writing, cursors) = (self.writing.clone(), self.cursors.clone());
+        let read = move || {
+            writing.confirm()?;
+            cursors.read(partition, from, max_records, max_bytes, record::read)
+        };
         let Read { records, next, end } = blocking(partition, read).await?;
         Ok(Fetched { records, next, end })
     }
 
     async fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
-        let cursors = self.cursors.clone();
-        blocking(partition, move || cursors.bounds(partition)).await
+        let (writing, cursors) = (self.writing.clone(), self.cursors.clone());
+        let bounds = move || {
+            writing.confirm()?;
+            cursors.bounds(partition)
+        };
+        blocking(partition, bounds).await
     }
 
     fn appended(&self) -> watch::Receiver<u64> {
@@ -259,15 +344,16 @@ impl EventLog for KafkaLog {
         if self.writing.trust().is_some_and(|at| at.elapsed() < TRUST) {
             return Ok(());
         }
-        let (writing, topic) = (self.writing.clone(), self.topic);
-        let looked = tokio::task::spawn_blocking(move || Self::look(&writing, topic)).await;
+        let writing = self.writing.clone();
+        let looked = tokio::task::spawn_blocking(move || writing.look()).await;
         looked.map_err(|error| LogError::Unwritable(error.to_string()))?
     }
 
     async fn join(&self, instance: &str) -> Result<Option<Arc<dyn Group>>, LogError> {
-        let (settings, instance) = (self.writing.settings.clone(), instance.to_owned());
-        let partitions = self.topic.partitions;
+        let (writing, instance) = (self.writing.clone(), instance.to_owned());
+        let (settings, partitions) = (self.writing.settings.clone(), self.topic.partitions);
         let join = move || {
+            writing.confirm()?;
             let topics = Topics::new(&settings)?;
             let state = topics.open(&settings.state_topic, Purpose::State, partitions);
             let state = futures::executor::block_on(state)?;

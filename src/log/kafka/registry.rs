@@ -66,8 +66,9 @@ impl KafkaRegistry {
                     mend: "name another one: [kafka] registry_topic".into(),
                 });
             }
-            let cursors = Cursors::new(settings.clone(), LogId(settings.topic.clone()))?;
-            Ok((Writing::open(settings)?, cursors))
+            let id = LogId(settings.topic.clone());
+            let cursors = Cursors::new(settings.clone(), id.clone())?;
+            Ok((Writing::open(settings, id, made, true)?, cursors))
         };
         let (writing, cursors) = blocking(PARTITION, opening).await?;
         let cursors = Arc::new(cursors);

@@ -98,9 +98,9 @@ impl<'a> Topics<'a> {
         Ok(Self { settings, admin, asking })
     }
 
-    /// Names the cluster: part of the log's id.
-    pub fn cluster_id(&self) -> Result<String, LogError> {
-        let id = self.admin.inner().fetch_cluster_id(PATIENCE);
+    /// Names the cluster, which is part of the log's id, where a broker answers within `patience`.
+    pub fn cluster_id(&self, patience: Duration) -> Result<String, LogError> {
+        let id = self.admin.inner().fetch_cluster_id(patience);
         id.ok_or_else(|| self.unreachable(&format!("no broker has answered{}", self.cause())))
     }
 
