@@ -14,7 +14,7 @@
 //! | [`durable_file`] | small JSON files, written whole and durably | nothing of ours |
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
 //! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
-//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka | `event` |
+//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other | `event` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
 //! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics`, `durable_file` |
@@ -26,7 +26,7 @@
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
 //! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
 //! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (its problem documents), `metrics` |
-//! | [`app`] | builds the parts, starts them, stops them in order | everything |
+//! | [`app`] | builds the parts that a process's roles need, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!
 //! What holds everywhere:

@@ -28,8 +28,6 @@ impl Member {
     pub fn new(base: &Base, console: SocketAddr) -> Result<Option<Self>, AppError> {
         let Some(registry) = base.registry.clone() else { return Ok(None) };
         let cluster = &base.config.cluster;
-        // One that cannot be read or is too short is told at the start, not when the first one asks.
-        cluster.read_secret()?;
         let node = Node {
             address: cluster.address(console)?,
             roles: base.config.roles.iter().map(|role| role.to_string()).collect(),

@@ -2,6 +2,7 @@
 
 use super::{AppError, Base};
 use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
+use crate::config::Role;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
 use crate::query::{Engine, Limits};
@@ -58,7 +59,8 @@ impl Base {
 
     /// Follows what others commit to the tables.
     pub(super) fn follow_tables(&self, lake: &Arc<Lake>) -> Option<JoinHandle<()>> {
-        self.registry.as_ref().map(|_| tokio::spawn(keep_fresh(lake.clone(), REFRESH_EVERY)))
+        let reads_only = !self.config.roles.has(Role::Projector);
+        self.registry.as_ref().map(|_| tokio::spawn(keep_fresh(lake.clone(), REFRESH_EVERY, reads_only)))
     }
 
     fn cluster_secret(&self) -> Result<Option<ClusterSecret>, AppError> {

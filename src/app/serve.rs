@@ -45,6 +45,8 @@ pub async fn serve(
     ready: impl FnOnce(&ServerInfo),
 ) -> Result<(), AppError> {
     config.check_roles()?;
+    // One that cannot be read or is too short is told now, not when the first one asks.
+    config.cluster.read_secret()?;
     let base = Base::open(config, clock, Brokers::Awaited).await?;
     let has = |role| config.roles.has(role);
     let console_address = local(&listeners.console)?;

@@ -52,7 +52,9 @@ impl Client {
     /// A client that shows this secret.
     pub fn new(secret: ClusterSecret) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
-            .timeout(ANSWER_WITHIN)
+            .connect_timeout(ANSWER_WITHIN)
+            // Of silence: many rows may take longer than that.
+            .read_timeout(ANSWER_WITHIN)
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             // Nodes reach each other directly.

@@ -49,11 +49,15 @@ const NO_END: &str = "the log does not say where it ends";
 
 type Overlays = BTreeMap<TableName, Overlay>;
 
-/// Brings the tables up to date now and then, so that queries hardly ever have to wait for it.
-pub async fn keep_fresh(lake: Arc<Lake>, every: Duration) {
+/// Brings the tables up to date now and then, so that queries hardly ever have to wait for it. `reads_only` is a process
+/// that never deletes what has left the tables.
+pub async fn keep_fresh(lake: Arc<Lake>, every: Duration, reads_only: bool) {
     loop {
         tokio::time::sleep(every).await;
         lake.refresh().await.unwrap_or_else(|error| tracing::debug!(%error, "the tables are not readable now"));
+        if reads_only {
+            lake.forget_dead();
+        }
     }
 }
 
@@ -89,8 +93,9 @@ impl Gathering {
             match search.judge(partitions, &answers, &nodes, round == ROUNDS) {
                 Next::Take(mut missing) => {
                     if known.is_none() {
-                        (0..partitions)
-                            .for_each(|partition| drop(missing.entry(partition).or_insert(NO_END.to_owned())));
+                        for partition in 0..partitions {
+                            missing.entry(partition).or_insert_with(|| NO_END.to_owned());
+                        }
                     }
                     let view = |(name, snapshot): (&TableName, &TableSnapshot)| {
                         (*name, TableView::of(snapshot, overlays.remove(name).unwrap_or_default()))

@@ -1,8 +1,8 @@
 //! What a node answers other nodes: nothing without the secret that they share.
 
+use super::ClusterSecret;
 use super::client::{OVERLAY, PARTITIONS, REASON, TOO_OLD, list};
 use super::wire::{Question, encode};
-use super::{ANSWER_WITHIN, ClusterSecret};
 use crate::console::problem::Problem;
 use crate::log::LogId;
 use crate::projector::{ProjectorHandle, Told};
@@ -14,7 +14,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use std::sync::Arc;
+use std::time::Duration;
 
+/// So long what is asked for may still be on its way into the fold: less than whoever asks waits, so that it hears why.
+const FOLD_WITHIN: Duration = Duration::from_millis(1500);
 const LONGEST_REQUEST: usize = 1 << 20;
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 
@@ -72,7 +75,7 @@ async fn overlay(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Resp
         false => 0,
     };
     let ends: Vec<u64> = (0u32..).zip(&status.partitions).map(|(partition, _)| end(partition)).collect();
-    let folded = tokio::time::timeout(ANSWER_WITHIN, node.projector.wait_folded(&ends)).await;
+    let folded = tokio::time::timeout(FOLD_WITHIN, node.projector.wait_folded(&ends)).await;
     let unavailable = |error: &dyn std::fmt::Display| Problem::unavailable(error.to_string());
     folded
         .map_err(|_| Problem::unavailable("it has not folded the newest records yet"))?

@@ -35,10 +35,10 @@ impl Default for Console {
 impl Console {
     /// Refuses to listen for other machines where everybody could ask.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        match self.listen.ip().is_loopback() || !self.tokens.is_empty() {
-            true => Ok(()),
-            false => Err(ConfigError::OpenConsole(self.listen)),
+        if self.listen.ip().is_loopback() || !self.tokens.is_empty() {
+            return Ok(());
         }
+        Err(ConfigError::OpenConsole(self.listen))
     }
 }
 

@@ -194,12 +194,30 @@ impl Shelf {
 pub(super) mod tests {
     use super::*;
     use async_trait::async_trait;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// A registry in memory, which may refuse to be written.
+    /// A process's registry in memory. Others over the same `truth` learn of a change only when they catch up.
     #[derive(Default)]
     pub struct MemoryRegistry {
+        truth: Arc<Mutex<Entries>>,
         entries: watch::Sender<Entries>,
-        pub is_away: std::sync::atomic::AtomicBool,
+        /// Whether no broker answers.
+        pub is_away: AtomicBool,
+    }
+
+    impl MemoryRegistry {
+        /// Another process's.
+        pub fn other(&self) -> Arc<Self> {
+            Arc::new(Self { truth: self.truth.clone(), ..Self::default() })
+        }
+
+        fn check(&self) -> Result<(), LogError> {
+            match self.is_away.load(Ordering::SeqCst) {
+                true => Err(LogError::Unwritable("no broker".into())),
+                false => Ok(()),
+            }
+        }
     }
 
     #[async_trait]
@@ -209,16 +227,21 @@ pub(super) mod tests {
         }
 
         async fn put(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), LogError> {
-            if self.is_away.load(std::sync::atomic::Ordering::SeqCst) {
-                return Err(LogError::Unwritable("no broker".into()));
-            }
-            self.entries.send_modify(|entries| {
-                let entries = Arc::make_mut(entries);
+            self.check()?;
+            {
+                let mut truth = self.truth.lock().unwrap();
+                let entries = Arc::make_mut(&mut truth);
                 match value {
                     Some(value) => entries.insert(key.to_owned(), value),
                     None => entries.remove(key),
                 };
-            });
+            }
+            self.catch_up().await
+        }
+
+        async fn catch_up(&self) -> Result<(), LogError> {
+            self.check()?;
+            self.entries.send_replace(self.truth.lock().unwrap().clone());
             Ok(())
         }
     }

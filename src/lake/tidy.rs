@@ -24,6 +24,13 @@ impl Lake {
         }
         Ok(())
     }
+
+    /// Forgets which files have left the tables: for a process that never deletes any, as they would be ever more.
+    pub fn forget_dead(&self) {
+        for table in self.tables.values() {
+            lock(&table.dead).clear();
+        }
+    }
 }
 
 /// That another process has merged the same files, or taken over their partition, is no failure.

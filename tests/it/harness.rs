@@ -142,6 +142,11 @@ impl Home {
     pub fn serve(&self) -> Server {
         Server::start(self.command(&["serve"]))
     }
+
+    /// Starts it with these roles.
+    pub fn serve_as(&self, roles: &str) -> Server {
+        Server::start(self.command(&["serve", "--roles", roles]))
+    }
 }
 
 /// What folding gave, in full.
@@ -171,7 +176,7 @@ impl Tables {
 /// A running `serve`, killed when dropped.
 pub struct Server {
     child: Child,
-    /// Empty where it has not that role.
+    /// Empty where it is none.
     pub gateway: String,
     pub console: String,
     stderr: std::sync::Arc<std::sync::Mutex<String>>,
@@ -191,7 +196,7 @@ impl Server {
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (mut gateway, mut console) = (None, None);
-        // The console comes last.
+        // The console comes last, and a gateway's address only where there is one.
         while console.is_none() {
             let Some(Ok(line)) = lines.next() else {
                 child.wait().ok();
@@ -209,8 +214,8 @@ impl Server {
             }
         }
         std::thread::spawn(move || lines.for_each(drop));
-        let trim = |address: Option<String>| address.unwrap_or_default().trim_end_matches('/').to_owned();
-        Server { child, gateway: trim(gateway), console: trim(console), stderr }
+        let trim = |address: String| address.trim_end_matches('/').to_owned();
+        Server { child, gateway: gateway.map(trim).unwrap_or_default(), console: console.map(trim).unwrap(), stderr }
     }
 
     pub fn log(&self) -> String {

@@ -45,6 +45,11 @@ pub fn lacks(name: &str) -> Option<String> {
     Some(format!("no {name}: {said}"))
 }
 
+/// The folder of the programs.
+pub fn programs() -> PathBuf {
+    cache().join("bin")
+}
+
 pub fn promtool() -> Command {
     Command::new(tool("promtool"))
 }
@@ -53,7 +58,7 @@ pub fn prometheus() -> Command {
     Command::new(tool("prometheus"))
 }
 
-/// A Python with duckdb, pyarrow, deltalake, jsonschema, confluent-kafka and viberbot.
+/// A Python with duckdb, pyarrow, deltalake, jsonschema, PyYAML, confluent-kafka and viberbot.
 pub fn python() -> Command {
     Command::new(tool("python"))
 }
@@ -66,6 +71,15 @@ pub fn kcat() -> Command {
 /// Java with the classes of Kafka: takes options of the JVM, a class and its arguments.
 pub fn kafka() -> Command {
     Command::new(tool("kafka"))
+}
+
+pub fn nginx() -> Command {
+    Command::new(tool("nginx"))
+}
+
+/// Prints the JSON schema of compose files.
+pub fn compose_schema() -> Command {
+    Command::new(tool("compose-schema"))
 }
 
 /// The S3 server.

@@ -179,6 +179,9 @@ fn a_topic_that_is_not_there_is_asked_for() {
     }
     // What it says is what helps.
     make_as_told(&error, &topic, 5);
+    let error = cluster.home().fails_with(&["serve"], b"");
+    assert!(error.contains(&cluster.registry_topic()) && error.contains("--partitions 1"), "{error}");
+    make_as_told(&error, &cluster.registry_topic(), 1);
     let error = cluster.home().fails_with(&["sql", "select 1 from events"], b"");
     assert!(error.contains(&cluster.state_topic()) && error.contains("cleanup.policy=compact"), "{error}");
     let home = cluster.home();

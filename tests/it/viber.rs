@@ -169,6 +169,11 @@ impl Bot {
         *self.open.lock().unwrap() = Some((stop, task));
     }
 
+    /// Where it listens on this machine, at `/bot`.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Nobody listens at its address once this returns.
     pub fn shut(&self) {
         let (stop, task) = self.open.lock().unwrap().take().unwrap();

@@ -1,3 +1,7 @@
+//! Accounts of the config and of a data directory.
+
+mod shared;
+
 use super::*;
 use crate::gateway::shelf::Shelf;
 use crate::gateway::signature::Verifier;

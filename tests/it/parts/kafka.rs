@@ -6,6 +6,7 @@ use crate::harness::{free_port, text, until};
 use crate::tools;
 use std::fmt::Write;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -77,6 +78,19 @@ impl Kafka {
         let mut command = tools::python();
         let output = command.arg(script("delete_topics.py")).arg(&self.brokers).args(names).output().unwrap();
         assert!(output.status.success(), "the topics {names:?}: {}", text(&output.stderr));
+    }
+
+    /// Bytes on the disks of all brokers of the partitions whose names begin so.
+    pub fn bytes(&self, prefix: &str) -> u64 {
+        let partitions = |node: &Node| std::fs::read_dir(node.home.join("data")).unwrap();
+        let named = self.nodes.iter().flat_map(partitions).flatten().filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok())
+        });
+        let files = named.flat_map(|partition| std::fs::read_dir(partition.path()).unwrap().flatten());
+        // What is laid out for an index before it is filled takes no room.
+        let taken = |entry: std::fs::DirEntry| entry.metadata().map_or(0, |meta| meta.blocks() * 512);
+        files.map(taken).sum()
     }
 
     /// kill -9.

@@ -10,6 +10,7 @@ mod process;
 pub use cuts::Cuts;
 pub use kafka::Kafka;
 pub use minio::Minio;
+pub use process::Process;
 
 use crate::harness::text;
 use crate::tools;
