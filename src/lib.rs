@@ -14,7 +14,7 @@
 //! | [`durable_file`] | small JSON files, written whole and durably | nothing of ours |
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
 //! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
-//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other | `event` |
+//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other; the spill beside it | `event` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
 //! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics`, `durable_file` |

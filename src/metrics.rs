@@ -218,7 +218,7 @@ impl Metrics {
             unknown_calls: register(
                 r,
                 IntGaugeVec::new(
-                    opts("unknown_calls", "Sends of the last day that were started and have no result"),
+                    opts("unknown_calls", "Sends of the last hour that were started and have no result"),
                     &["account"],
                 ),
             ),

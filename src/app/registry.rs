@@ -118,12 +118,13 @@ async fn follow(
     let mut theirs = registry.entries();
     loop {
         let now = theirs.borrow_and_update().clone();
-        entries.send_replace(now.clone());
-        let path = memory.clone();
-        let written = tokio::task::spawn_blocking(move || durable_file::write(&path, &texts(&now))).await;
+        let (path, kept) = (memory.clone(), now.clone());
+        let written = tokio::task::spawn_blocking(move || durable_file::write(&path, &texts(&kept))).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "accounts and webhooks are not remembered for a start without brokers");
         }
+        // What is shown is remembered: nobody is told of an account that a kill could take back.
+        entries.send_replace(now);
         if theirs.changed().await.is_err() {
             return;
         }

@@ -1,4 +1,4 @@
-//! How many sends of the last day have a start and no result.
+//! How many sends of the last hour have a start and no result.
 
 use super::{AppError, Base};
 use crate::config::Log;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-/// How often they are counted: a day of events is read for it.
-const EVERY: Duration = Duration::from_secs(60);
+/// How often they are counted: an hour of events is read for it.
+const EVERY: Duration = Duration::from_secs(300);
 /// Starts that are older are for the view `unknown_calls`.
-const WINDOW_US: i64 = 24 * 3600 * 1_000_000;
+const WINDOW_US: i64 = 3600 * 1_000_000;
 /// Beside the time that Viber may take, a call may be so long under way.
 const SLACK: Duration = Duration::from_secs(15);
 

@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((events[1].kind.as_str(), events[1].time_us), (GAP_CLOSED_TYPE, Some(9_000_000)));
         let data: Value = serde_json::from_slice(&events[1].data).unwrap();
         assert_eq!(data["calls"], json!({ "send_message": 21 }));
-        assert_eq!(data["opened_at"], "1970-01-01T00:00:05Z");
+        assert_eq!(data["opened_at"], "1970-01-01T00:00:05.000Z");
         assert_eq!(data["gap_id"], open.id.to_string());
     }
 }

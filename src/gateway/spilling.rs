@@ -158,8 +158,8 @@ impl Spilling {
         if !oldest.is_empty() {
             self.bring_in(&oldest).await?;
         }
-        self.show();
         self.away.store(false, Ordering::Release);
+        self.show();
         Ok(())
     }
 

@@ -108,6 +108,7 @@ struct World {
     metrics: Arc<Metrics>,
     address: String,
     client: reqwest::Client,
+    server: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
 }
 
@@ -173,9 +174,9 @@ async fn world_recording(
         now: Arc::new(|| NOW),
     });
     let router = gateway.router();
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { log, viber, gateway, metrics, address, client, dir }
+    World { log, viber, gateway, metrics, address, client, server, dir }
 }
 
 impl World {

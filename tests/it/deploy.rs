@@ -25,8 +25,9 @@ impl Deployment {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let copied = Command::new("cp").arg("-r").args(["docker-compose.yml", "deploy"].map(|name| top.join(name)));
-        let copied = copied.arg(dir.path()).output().unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg("-r").args(["docker-compose.yml", "deploy"].map(|name| top.join(name)));
+        let copied = copy.arg(dir.path()).output().unwrap();
         assert!(copied.status.success(), "{}", text(&copied.stderr));
         let deployment = Deployment { dir };
         let made = deployment.init(&[URL]);

@@ -222,10 +222,12 @@ fn nothing_hostile_gets_in_or_stops_it() {
         assert!(*times == 1 && (score.relayed.contains(mark) || score.maybe.contains(mark)), "call {mark}: {times}");
     }
     let signed = score.signed.len() as u64 + score.odd + 1;
-    let by_origin = "select origin, count(*) as n from events group by origin order by origin";
+    let by_origin =
+        "select origin, count(*) as n from events where origin <> 'counterbat' group by origin order by origin";
     let wanted =
         [("call", seen.len() as u64), ("callback", signed)].map(|(origin, n)| json!({ "origin": origin, "n": n }));
     assert_eq!(home.sql(by_origin), wanted);
+    assert_eq!(home.number("select count(*) from unknown_calls"), 0);
 
     let kept = short_bodies(&home);
     for body in score.signed.iter().filter(|body| body.len() < 2000) {

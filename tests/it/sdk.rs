@@ -283,7 +283,11 @@ impl World {
             let mut wanted: BTreeMap<(String, String), i64> = BTreeMap::new();
             let mut count = |origin: &str, name: &str| *wanted.entry((origin.into(), name.into())).or_default() += 1;
             for call in self.viber.ledger("calls") {
-                count("call", call["method"].as_str().unwrap());
+                let method = call["method"].as_str().unwrap();
+                count("call", method);
+                if ["send_message", "broadcast_message"].contains(&method) {
+                    count("counterbat", "call.started");
+                }
             }
             for told in self.viber.ledger("callbacks").iter().filter(|told| told["acknowledged"] == true) {
                 count("callback", told["event"].as_str().unwrap());

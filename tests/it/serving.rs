@@ -122,7 +122,8 @@ fn a_console_with_tokens_lets_nobody_else_in() {
             assert!(reply.problem().contains("[console] tokens"), "{}", reply.text());
         }
     }
-    let refused = runtime().block_on(http().get(server.console.replace("0.0.0.0", "127.0.0.1")).send()).unwrap();
+    let console = server.console.replace("0.0.0.0", "127.0.0.1");
+    let refused = runtime().block_on(async { http().get(console).send().await }).unwrap();
     assert_eq!(refused.headers()["www-authenticate"], "Bearer");
 
     for token in [token, local] {

@@ -73,10 +73,6 @@ pub fn kafka() -> Command {
     Command::new(tool("kafka"))
 }
 
-pub fn nginx() -> Command {
-    Command::new(tool("nginx"))
-}
-
 /// Prints the JSON schema of compose files.
 pub fn compose_schema() -> Command {
     Command::new(tool("compose-schema"))

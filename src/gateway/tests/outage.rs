@@ -90,9 +90,11 @@ async fn what_waits_is_found_by_the_next_start() {
     for user in ["a", "b", "c"] {
         assert_eq!(world.send(user).await, ANSWER);
     }
-    let World { gateway, dir, viber, .. } = world;
+    let World { gateway, dir, viber, server, client, .. } = world;
     assert!(gateway.drain(Duration::from_secs(30)).await);
-    drop(gateway);
+    // Nobody has it any more once the connections are closed.
+    server.abort();
+    drop((gateway, client));
     let (log, (_, upstream)) = (MemoryLog::new(), double().await);
     let bots = Bots::new(Duration::from_secs(20), true).unwrap();
     let recording = recording(dir.path(), ROOM).await;
@@ -128,7 +130,7 @@ async fn a_full_spill_turns_calls_away() {
     world.comes_back();
     world.until_shown("counterbat_spill_events 0").await;
     assert_eq!(world.send("c").await, ANSWER);
-    let events = world.log.events();
+    let events = world.log.wait_for(4).await;
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.rsplit('.').next().unwrap()).collect();
     assert_eq!(kinds, ["started", "send_message", "started", "send_message"]);
     let id = format!(r#"{{"call_id":"{}""#, events[2].id);

@@ -81,6 +81,7 @@ impl Kafka {
     }
 
     /// Bytes on the disks of all brokers of the partitions whose names begin so.
+    #[allow(dead_code, reason = "a bench measures it")]
     pub fn bytes(&self, prefix: &str) -> u64 {
         let partitions = |node: &Node| std::fs::read_dir(node.home.join("data")).unwrap();
         let named = self.nodes.iter().flat_map(partitions).flatten().filter(|entry| {
