@@ -45,6 +45,7 @@ fn main() {
     let policy = Policy::named("counterbat").expect("built in");
     let terms = Terms {
         policies: PolicyChain::always(policy),
+        prices: Default::default(),
         lateness_ms: Some(3 * DAY_MS),
         settle_lateness_ms: 3 * DAY_MS,
         delivery_window_ms: 14 * DAY_MS,

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [`durable_file`] | small JSON files, written whole and durably | nothing of ours |
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
-//! | [`session`] | facts of a user → sessions, messages, verdicts, settlement; pure | `event` |
+//! | [`session`] | facts of a user → sessions, messages, verdicts, costs, settlement; policies and prices; pure | `event` |
 //! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other; the spill beside it | `event` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |

@@ -5,6 +5,7 @@
 //! a caller sends is counted as `other`, so strangers cannot make series.
 
 mod outage;
+mod spend;
 mod tally;
 
 pub use outage::SpillMetrics;
@@ -16,6 +17,7 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+use spend::Spend;
 use std::collections::HashSet;
 use std::sync::RwLock;
 use std::time::Duration;
@@ -108,6 +110,9 @@ pub struct Metrics {
     sessions_closed: IntCounterVec,
     sessions_open: IntGaugeVec,
     charged: IntCounterVec,
+    spend: Spend,
+    unpriced: IntCounterVec,
+    rebuild_needed: IntGauge,
     receipts: IntCounterVec,
     receipts_unmatched: IntCounter,
     events: IntCounterVec,
@@ -159,6 +164,20 @@ impl Metrics {
                 "charged_messages_total",
                 "Messages that Viber reported as charged",
                 &["account", "country"],
+            ),
+            spend: Spend::new(r),
+            unpriced: counters(
+                r,
+                "unpriced_messages_total",
+                "Messages that Viber reported as charged and that have no price",
+                &["account"],
+            ),
+            rebuild_needed: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "rebuild_needed",
+                    "1 while there are rows that were made under policies or prices that are others now",
+                )),
             ),
             receipts: counters(r, "receipts_total", "Receipts of messages", &["account", "event"]),
             receipts_unmatched: register(
@@ -274,7 +293,7 @@ impl Metrics {
         for reason in ["not_sent", "timed_out", "broken"] {
             self.upstream_failures.with_label_values(&[reason]);
         }
-        for kind in ["session", "message", "verdict"] {
+        for kind in ["session", "message", "verdict", "cost"] {
             self.corrections.with_label_values(&[kind]);
         }
     }
@@ -413,6 +432,11 @@ impl Metrics {
         }
     }
 
+    /// Whether there are rows that were made under policies or prices that are others now.
+    pub fn set_rebuild_needed(&self, is_needed: bool) {
+        self.rebuild_needed.set(i64::from(is_needed));
+    }
+
     /// Counts what a batch gave.
     pub fn apply(&self, tally: &Tally) {
         for (disposition, n) in tally.events() {
@@ -425,6 +449,12 @@ impl Metrics {
         for ((account, country), n) in &tally.charged {
             let labels = [self.account(account).unwrap_or(OTHER), country_label(country.as_deref())];
             self.charged.with_label_values(&labels).inc_by(*n);
+        }
+        for ((account, currency), micros) in &tally.spent {
+            self.spend.add(self.account(account).unwrap_or(OTHER), *currency, *micros);
+        }
+        for (account, n) in &tally.unpriced {
+            self.unpriced.with_label_values(&[self.account(account).unwrap_or(OTHER)]).inc_by(*n);
         }
         for ((account, kind), n) in &tally.opened {
             self.sessions_opened.with_label_values(&[self.account(account).unwrap_or(OTHER), kind.as_str()]).inc_by(*n);

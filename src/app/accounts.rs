@@ -8,28 +8,36 @@ use crate::gateway::shelf::Entries;
 use crate::gateway::vault::Vault;
 use crate::log::LogError;
 use crate::log::registry::Registry;
-use crate::session::{Policies, Policy, PolicyChain};
+use crate::session::{Policies, PolicyChain, Prices};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What every account is folded under, removed ones too. What the config says of one goes before what is stored.
 pub(super) fn policies(config: &Config, stored: &[StoredAccount]) -> Result<Policies, AppError> {
-    let policies = Policies::default();
+    let policies = Policies::with_own(config.tariffs.own().cloned());
     for account in config.accounts.iter().filter(|account| !account.policies.is_empty()) {
-        let first = Policy::named(&account.policies[0].policy)?;
+        let first = config.tariffs.policy(&account.policies[0].policy)?;
         let mut later = Vec::new();
         for from in &account.policies[1..] {
             // A later policy without a start was refused with the settings.
-            later.push((from.valid_from_ms.unwrap_or(i64::MAX), Policy::named(&from.policy)?));
+            later.push((from.valid_from_ms.unwrap_or(i64::MAX), config.tariffs.policy(&from.policy)?));
         }
         policies.learn(&account.name, PolicyChain::new(first, later));
     }
     let is_configured = |name: &str| config.accounts.iter().any(|account| account.name == name);
     for account in stored.iter().filter(|account| !is_configured(&account.name)) {
-        if let Some(policy) = accounts::policy_of(account)? {
+        if let Some(policy) = accounts::policy_of(account, &policies)? {
             policies.learn(&account.name, policy);
         }
     }
     Ok(policies)
+}
+
+/// What charged messages of every account cost.
+pub(super) fn prices(config: &Config) -> Prices {
+    let list = |file: &Option<PathBuf>| file.as_deref().map(|file| config.tariffs.prices(file));
+    let accounts = config.accounts.iter().filter_map(|account| Some((account.name.clone(), list(&account.prices)?)));
+    Prices { default: list(&config.fold.prices).unwrap_or_default(), accounts: accounts.collect() }
 }
 
 impl Base {
@@ -56,7 +64,8 @@ impl Base {
     ) -> Result<Accounts, AppError> {
         let mut configured = Vec::new();
         for account in &self.config.accounts {
-            let policies: Vec<&str> = account.policies.iter().map(|from| from.policy.as_str()).collect();
+            let named = account.policies.iter().map(|from| self.config.tariffs.policy(&from.policy));
+            let policies: Vec<_> = named.map(|policy| Ok(policy?.name.clone())).collect::<Result<_, AppError>>()?;
             configured.push(Configured {
                 name: account.name.clone(),
                 token: token(account)?,
@@ -116,7 +125,7 @@ impl PolicyBook {
         let now = self.registry.entries().borrow().clone();
         for changed in account_store::changed(&known, &now) {
             let learnt = changed.map_err(accounts::AccountsError::from).and_then(|account| {
-                if let Some(policy) = accounts::policy_of(&account)?
+                if let Some(policy) = accounts::policy_of(&account, &self.policies)?
                     && !self.configured.contains(&account.name)
                 {
                     self.policies.learn(&account.name, policy);

@@ -168,6 +168,7 @@ fn config(sandbox: &Sandbox, bots: &[(BotInfo, &str)], data_dir: PathBuf) -> Res
             name: bot.name.to_string(),
             token: TokenSource::Inline(Secret::new(bot.token.clone())),
             policies: vec![PolicyFrom { valid_from_ms: None, policy: (*policy).to_owned() }],
+            prices: None,
             limit: None,
         })
         .collect();

@@ -1,9 +1,9 @@
 //! The role `projector`: the fold, and what it goes by.
 
-use super::accounts::PolicyBook;
+use super::accounts::{self, PolicyBook};
 use super::{AppError, Base};
 use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle};
-use crate::session::{Policy, PolicyChain};
+use crate::session::PolicyChain;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -74,7 +74,8 @@ impl Base {
             any_age: false,
             policies: self.policies.clone(),
             newest_policies: None,
-            default_policy: PolicyChain::always(Policy::named(&config.fold.policy)?),
+            default_policy: PolicyChain::always(config.tariffs.policy(&config.fold.policy)?),
+            prices: accounts::prices(config),
             commit_every: config.lake.commit_every.0,
             snapshot_every: config.lake.snapshot_every.0,
             memory_bytes: config.fold.memory.0,

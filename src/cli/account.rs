@@ -58,8 +58,8 @@ enum AccountCommand {
         /// 1 to 64 of a-z, 0-9, _ and -; part of its callback address and of every event, so it cannot be changed
         #[arg(value_name = "NAME", value_parser = name)]
         name: String,
-        /// Tariff it is folded under [default: that of [fold] policy]; fixed once the account is added, as its sessions
-        /// are counted by it
+        /// Tariff it is folded under, one that is built in or of [fold] policy_files [default: that of [fold] policy]; fixed
+        /// once the account is added, as its sessions are counted by it
         #[arg(long)]
         policy: Option<String>,
         /// Calls per second it may make, 0 for no limit [default: that of [gateway] requests_per_second]

@@ -2,7 +2,6 @@
 
 use super::load::ConfigError;
 use crate::event::is_account_name;
-use crate::session::policy::Policy;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -51,6 +50,7 @@ pub enum TokenSource {
 pub struct PolicyFrom {
     /// ms since the epoch, UTC; `None` for the account's first policy.
     pub valid_from_ms: Option<i64>,
+    /// By name, or the file it is in.
     pub policy: String,
 }
 
@@ -61,6 +61,8 @@ pub struct Account {
     pub token: TokenSource,
     /// In order of time; empty where `[fold] policy` holds.
     pub policies: Vec<PolicyFrom>,
+    /// `None` where `[fold] prices` holds.
+    pub prices: Option<PathBuf>,
     /// Requests per second, 0 for no limit; `None` where `[gateway] requests_per_second` holds.
     pub limit: Option<u32>,
 }
@@ -110,6 +112,8 @@ struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<WrittenPolicy>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    prices: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
 }
 
@@ -139,16 +143,13 @@ impl Written {
             (None, Some(chain)) => chain.into_iter().map(WrittenPolicy::read).collect::<Result<_, _>>()?,
             (Some(_), Some(_)) => return Err(format!("account `{name}` has both policy and policies: give one")),
         };
-        for from in &policies {
-            Policy::named(&from.policy).map_err(|error| error.to_string())?;
-        }
         let starts: Vec<Option<i64>> = policies.iter().map(|from| from.valid_from_ms).collect();
         if starts.first().is_some_and(Option::is_some) || !starts.is_sorted_by(|a, b| a < b) {
             return Err(format!(
                 "account `{name}`: the first of policies has no valid_from, each later one a later valid_from than the one before"
             ));
         }
-        Ok(Account { name, token, policies, limit: self.limit })
+        Ok(Account { name, token, policies, prices: self.prices, limit: self.limit })
     }
 }
 
@@ -191,6 +192,7 @@ impl Serialize for Account {
             token_file: None,
             policy: None,
             policies: (!policies.is_empty()).then_some(policies),
+            prices: self.prices.clone(),
             limit: self.limit,
         };
         match &self.token {

@@ -1,6 +1,6 @@
 //! Reading the settings: file, then environment, then flags.
 
-use super::{Account, Config, TokenSource};
+use super::{Account, Config, Tariffs, TokenSource};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,9 @@ pub enum ConfigError {
     /// The text says where and what is wrong. It never quotes the file: the line may hold a token.
     #[error("{path}{place}: {reason}", place = line.map_or(String::new(), |line| format!(", line {line}")))]
     File { path: PathBuf, line: Option<usize>, reason: String },
+    /// A file of policies or prices that a setting names. The text says which line and field of it.
+    #[error("{setting}: {path}: {reason}")]
+    Tariff { setting: String, path: PathBuf, reason: String },
     /// A variable of ours that sets nothing, or sets a bad value.
     #[error("environment variable {name}: {reason}")]
     Variable { name: String, reason: String },
@@ -63,10 +66,13 @@ impl Config {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(ConfigError::Unreadable { path: path.to_owned(), error }),
         };
-        let mut config = Self::parse(&text, env).map_err(|error| match error {
+        let place = |error| match error {
             ConfigError::File { line, reason, .. } => ConfigError::File { path: path.to_owned(), line, reason },
             other => other,
-        })?;
+        };
+        let mut config = Self::parse(&text, env).map_err(place)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        config.tariffs = Tariffs::read(&config, folder, &text).map_err(place)?;
         if let Some(dir) = data_dir {
             config.data_dir = dir.to_owned();
         }
@@ -116,7 +122,7 @@ fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
 }
 
 /// A message with what it quotes left out.
-fn without_quotes(message: &str) -> String {
+pub(super) fn without_quotes(message: &str) -> String {
     // What is quoted has quotes of its own behind a backslash.
     let message = message.replace(r"\\", "").replace(r#"\""#, "");
     let parts = message.split('"').enumerate();
@@ -220,6 +226,7 @@ mod tests {
                 secret_env: Some("x".into()),
                 secret_file: Some("x".into()),
             },
+            fold: Fold { prices: Some("x".into()), ..Fold::default() },
             log: Log { retention_age: Some(Span::days(1)), retention_size: Some(Size::mib(1)), ..Log::default() },
             ..Config::default()
         });
@@ -249,7 +256,7 @@ mod tests {
             ("\n\n[logs]", ["line 3", "logs"]),
             ("[log]\npartitions = 0", ["line 2", "1 to 1024"]),
             ("[lake]\n\ncommit_every = \"10 sec\"", ["line 3", "10 sec"]),
-            ("[fold]\npolicy = \"mine\"", ["line 2", "mine"]),
+            ("[fold]\npolicy = 3", ["line 2", "string"]),
             ("[console]\nlisten = \"0.0.0.0:8081\"", ["[console] listen", "counterbat token new NAME"]),
             ("[console]\ntokens = [{name = \"Ops\", sha256 = \"\"}]", ["line 2", "name: `Ops`"]),
             ("[console]\ntokens = [\n{name = \"ops\", sha256 = \"ab\"}]", ["line 3", "sha256: expected the 64"]),

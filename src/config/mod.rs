@@ -12,6 +12,7 @@ mod kafka;
 mod lake;
 mod load;
 mod roles;
+mod tariffs;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use cluster::Cluster;
@@ -22,8 +23,8 @@ pub use kafka::{Kafka, Properties};
 pub use lake::{Lake, S3};
 pub use load::{ConfigError, DEFAULT_FILE};
 pub use roles::{Role, Roles};
+pub use tariffs::Tariffs;
 
-use crate::session::policy::Policy;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
@@ -57,6 +58,9 @@ pub struct Config {
     pub metrics: Metrics,
     #[serde(deserialize_with = "account::all")]
     pub accounts: Vec<Account>,
+    /// What is in the files that `[fold]` and `[[accounts]]` name.
+    #[serde(skip)]
+    pub tariffs: Tariffs,
 }
 
 /// `[upstream]`
@@ -118,8 +122,12 @@ pub enum LogKind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fold {
-    #[serde(deserialize_with = "policy")]
+    /// By name, or the file it is in.
     pub policy: String,
+    /// Files of policies that may be named.
+    pub policy_files: Vec<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<PathBuf>,
     pub allowed_lateness: Span,
     pub delivery_window: Span,
     #[serde(deserialize_with = "memory")]
@@ -170,6 +178,7 @@ impl Default for Config {
             sql: Sql::default(),
             metrics: Metrics::default(),
             accounts: Vec::new(),
+            tariffs: Tariffs::default(),
         }
     }
 }
@@ -207,6 +216,8 @@ impl Default for Fold {
     fn default() -> Self {
         Self {
             policy: "counterbat".into(),
+            policy_files: Vec::new(),
+            prices: None,
             allowed_lateness: Span::days(3),
             delivery_window: Span::days(14),
             memory: Size::mib(512),
@@ -298,10 +309,4 @@ fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
         n @ 1..=1024 => Ok(n),
         n => Err(D::Error::custom(format!("{n} partitions: expected 1 to 1024"))),
     }
-}
-
-fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    Policy::named(&name).map_err(D::Error::custom)?;
-    Ok(name)
 }

@@ -100,8 +100,10 @@ impl Health {
 
 async fn ready(State(health): State<Health>) -> Response {
     let reasons = health.complaints().await;
+    let rebuild_needed = health.projector.is_some_and(|projector| projector.status().is_outdated());
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "rebuild_needed": rebuild_needed })))
+        .into_response()
 }
 
 async fn render(State(metrics): State<Arc<Metrics>>) -> Response {

@@ -13,7 +13,7 @@ use super::clock::Now;
 use super::shelf::Entries;
 use super::vault::Vault;
 use crate::event::is_account_name;
-use crate::session::{Policies, Policy, PolicyChain};
+use crate::session::{Policies, PolicyChain};
 use futures::executor::block_on;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -256,7 +256,7 @@ impl Inner {
     fn publish(&self, known: &mut Known, mut account: StoredAccount) -> Result<AccountSummary, AccountsError> {
         let now_ms = self.now_ms();
         account.tokens.retain(|token| is_valid(token.until_ms, now_ms));
-        policy_of(&account)?;
+        policy_of(&account, &self.policies)?;
         let mut accounts = known.accounts.clone();
         accounts.insert(account.name.clone(), account.clone());
         let (table, complaints) = self.build(&accounts, (&self.shown().table, &known.accounts));
@@ -342,9 +342,9 @@ impl Inner {
     }
 }
 
-/// The policy a stored account is folded under, where it has one of its own.
-pub fn policy_of(account: &StoredAccount) -> Result<Option<PolicyChain>, AccountsError> {
-    let policy = account.policy.as_deref().map(Policy::named).transpose();
+/// The policy a stored account is folded under, one of `policies`, where it has one of its own.
+pub fn policy_of(account: &StoredAccount, policies: &Policies) -> Result<Option<PolicyChain>, AccountsError> {
+    let policy = account.policy.as_deref().map(|name| policies.named(name)).transpose();
     let policy = policy.map_err(|error| AccountsError::Policy { name: account.name.clone(), error })?;
     Ok(policy.map(PolicyChain::always))
 }

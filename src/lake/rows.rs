@@ -2,10 +2,11 @@
 
 use super::schema;
 use super::{LakeError, TableName};
+use crate::session::money::{Currency, Money};
 use crate::session::row::{MessageRow, SessionId, SessionRow};
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondBuilder, new_null_array,
+    ArrayRef, BooleanBuilder, Decimal128Builder, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::DataType;
 use std::sync::Arc;
@@ -73,12 +74,23 @@ fn us(ms: i64) -> i64 {
     ms.saturating_mul(1000)
 }
 
-fn nulls(data_type: &DataType, len: usize) -> ArrayRef {
-    new_null_array(data_type, len)
+/// Collects amounts: a column of money has as many decimals as [`Money`].
+struct Amounts(Decimal128Builder);
+
+impl Default for Amounts {
+    fn default() -> Self {
+        Self(Decimal128Builder::new().with_data_type(DataType::Decimal128(schema::MONEY.0, schema::MONEY.1)))
+    }
 }
 
-fn no_money(len: usize) -> ArrayRef {
-    nulls(&DataType::Decimal128(schema::MONEY.0, schema::MONEY.1), len)
+impl Amounts {
+    fn push(&mut self, amount: Option<Money>) {
+        self.0.append_option(amount.map(|amount| i128::from(amount.micros())));
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
 }
 
 /// Builds the one batch that all columns of a table give. They are built here from one list of rows, so they have one
@@ -101,6 +113,8 @@ pub struct SessionRows {
     opened_by_token: Int64Builder,
     counts: [Int32Builder; 7],
     first_response_ms: Int64Builder,
+    cost: Amounts,
+    currency: StringBuilder,
     policy: StringBuilder,
 }
 
@@ -126,12 +140,13 @@ impl SessionRows {
             builder.append_value(i32::try_from(count).unwrap_or(i32::MAX));
         }
         self.first_response_ms.append_option(row.first_response_ms);
+        self.cost.push(row.cost);
+        self.currency.append_option(row.currency.as_ref().map(Currency::as_str));
         self.policy.append_value(&row.policy);
     }
 
     /// The rows as a batch.
     pub fn finish(mut self) -> RecordBatch {
-        let len = self.times.len();
         let time = |at: usize| -> ArrayRef {
             let mut builder = timestamps();
             self.times.iter().for_each(|times| builder.append_option(times[at]));
@@ -155,8 +170,8 @@ impl SessionRows {
         columns.extend([
             Arc::new(self.first_response_ms.finish()) as ArrayRef,
             last_event_at,
-            no_money(len),
-            nulls(&DataType::Utf8, len),
+            self.cost.finish(),
+            Arc::new(self.currency.finish()),
             Arc::new(self.policy.finish()),
         ]);
         batch(TableName::Sessions, columns)
@@ -180,6 +195,9 @@ pub struct MessageRows {
     verdict: StringBuilder,
     failure: StringBuilder,
     country: StringBuilder,
+    price: Amounts,
+    cost: Amounts,
+    currency: StringBuilder,
     state: StringBuilder,
     policy: StringBuilder,
 }
@@ -206,13 +224,15 @@ impl MessageRows {
         self.verdict.append_value(row.verdict.as_str());
         self.failure.append_option(row.failure.as_deref());
         self.country.append_option(row.country.as_deref());
+        self.price.push(row.price);
+        self.cost.push(row.cost);
+        self.currency.append_option(row.currency.as_ref().map(Currency::as_str));
         self.state.append_value(if row.settled { "settled" } else { "provisional" });
         self.policy.append_value(&row.policy);
     }
 
     /// The rows as a batch.
     pub fn finish(mut self) -> RecordBatch {
-        let len = self.times.len();
         let time = |at: usize| -> ArrayRef {
             let mut builder = timestamps();
             self.times.iter().for_each(|times| builder.append_option(times[at]));
@@ -239,9 +259,9 @@ impl MessageRows {
                 failed_at,
                 Arc::new(self.failure.finish()),
                 Arc::new(self.country.finish()),
-                no_money(len),
-                no_money(len),
-                nulls(&DataType::Utf8, len),
+                self.price.finish(),
+                self.cost.finish(),
+                Arc::new(self.currency.finish()),
                 Arc::new(self.state.finish()),
                 Arc::new(self.policy.finish()),
             ],

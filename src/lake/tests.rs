@@ -163,6 +163,8 @@ pub(super) fn session(n: u8, hour: i64) -> SessionRow {
         charged: 0,
         overcharged: 0,
         first_response_ms: None,
+        cost: None,
+        currency: None,
         last_event_at_ms: 0,
         policy: "counterbat".into(),
     }

@@ -1,6 +1,7 @@
 //! What one batch of the fold counts, as plain numbers.
 
 use crate::event::Disposition;
+use crate::session::money::{Currency, Money};
 use crate::session::row::{CloseReason, Kind, MessageRow, Verdict};
 use compact_str::CompactString;
 use rustc_hash::FxHashMap;
@@ -14,6 +15,9 @@ pub struct Tally {
     dispositions: [u64; Disposition::ALL.len()],
     pub(super) messages: FxHashMap<(CompactString, Option<i32>, Verdict), u64>,
     pub(super) charged: FxHashMap<(CompactString, Option<CompactString>), u64>,
+    /// In millionths.
+    pub(super) spent: FxHashMap<(CompactString, Currency), i128>,
+    pub(super) unpriced: FxHashMap<CompactString, u64>,
     pub(super) opened: FxHashMap<(CompactString, Kind), u64>,
     pub(super) closed: FxHashMap<(CompactString, Kind, CloseReason), u64>,
     pub(super) open: FxHashMap<(CompactString, Kind), i64>,
@@ -33,6 +37,29 @@ impl Tally {
         *self.messages.entry((account.into(), row.billing_status, row.verdict)).or_default() += 1;
         if row.billing_status == Some(CHARGED) {
             *self.charged.entry((account.into(), row.country.clone())).or_default() += 1;
+            if row.price.is_none() {
+                *self.unpriced.entry(account.into()).or_default() += 1;
+            }
+        }
+        self.spend(account, row);
+    }
+
+    /// A message that was counted has another row.
+    pub fn message_changed(&mut self, account: &str, old: &MessageRow, new: &MessageRow) {
+        if old.verdict != new.verdict {
+            self.corrected("verdict");
+        }
+        match cost_of(old) {
+            // Provisional until now: it is charged when it is delivered.
+            None => self.spend(account, new),
+            Some(cost) if cost_of(new) != Some(cost) => self.corrected("cost"),
+            Some(_) => {}
+        }
+    }
+
+    fn spend(&mut self, account: &str, row: &MessageRow) {
+        if let Some((cost, currency)) = cost_of(row) {
+            *self.spent.entry((account.into(), currency)).or_default() += i128::from(cost.micros());
         }
     }
 
@@ -61,7 +88,7 @@ impl Tally {
         self.unmatched += 1;
     }
 
-    /// A row that was counted has changed in kind: `session`, `message` or `verdict`.
+    /// A row that was counted has changed in kind: `session`, `message`, `verdict` or `cost`.
     pub fn corrected(&mut self, kind: &'static str) {
         *self.corrected.entry(kind).or_default() += 1;
     }
@@ -70,4 +97,9 @@ impl Tally {
     pub(super) fn events(&self) -> impl Iterator<Item = (Disposition, u64)> + '_ {
         Disposition::ALL.into_iter().map(|disposition| (disposition, self.dispositions[disposition as usize]))
     }
+}
+
+/// What a message costs, where that is known and not zero.
+fn cost_of(row: &MessageRow) -> Option<(Money, Currency)> {
+    row.cost.filter(|cost| *cost != Money::ZERO).zip(row.currency)
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::event::Disposition;
-use crate::session::row::CloseReason;
+use crate::session::money::{Currency, Money};
+use crate::session::row::{CloseReason, Expected, MessageRow, Method};
 
 fn text(metrics: &Metrics) -> String {
     String::from_utf8(metrics.render().unwrap()).unwrap()
@@ -81,4 +82,55 @@ fn open_sessions_of_all_partitions_add_up() {
     metrics.set_sessions_open(open);
     metrics.set_sessions_open(open);
     assert!(text(&metrics).contains("counterbat_sessions_open{account=\"a\",kind=\"service\"} 5"));
+}
+
+/// A charged message that costs this amount of a currency.
+fn charged(cost: Option<(&str, &str)>) -> MessageRow {
+    let (cost, currency) = cost.unzip();
+    MessageRow {
+        message_token: 7,
+        session_id: None,
+        sent_at_ms: 0,
+        method: Method::Send,
+        message_type: None,
+        tracking_data: None,
+        expected: Expected::OutOfSession,
+        billing_status: Some(5),
+        verdict: Verdict::Agreed,
+        delivered_at_ms: None,
+        seen_at_ms: None,
+        failed_at_ms: None,
+        failure: None,
+        country: Some("UA".into()),
+        price: cost.map(|_| Money::parse("0.1").unwrap()),
+        cost: cost.map(|cost| Money::parse(cost).unwrap()),
+        currency: currency.and_then(Currency::parse),
+        settled: false,
+        policy: "counterbat".into(),
+    }
+}
+
+#[test]
+fn money_is_counted_when_it_is_first_spent() {
+    let metrics = Metrics::new(AccountLabels::All);
+    let (none, nothing) = (charged(None), charged(Some(("0", "EUR"))));
+    let (tenth, fifth) = (charged(Some(("0.1", "EUR"))), charged(Some(("0.2", "EUR"))));
+    let mut tally = Tally::default();
+    for row in [&none, &nothing, &tenth] {
+        tally.message_folded("shop", row);
+    }
+    for (old, new) in [(&none, &tenth), (&nothing, &tenth), (&nothing, &none), (&tenth, &fifth), (&tenth, &none)] {
+        tally.message_changed("shop", old, new);
+    }
+    metrics.apply(&tally);
+    let text = text(&metrics);
+    for line in [
+        "counterbat_spend_total{account=\"shop\",currency=\"EUR\"} 0.3\n",
+        "counterbat_unpriced_messages_total{account=\"shop\"} 1\n",
+        "counterbat_charged_messages_total{account=\"shop\",country=\"UA\"} 3\n",
+        "counterbat_corrections_total{kind=\"cost\"} 2\n",
+        "counterbat_rebuild_needed 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
 }

@@ -129,6 +129,15 @@ impl Folding {
         if is_behind { Ok(newest().await?) } else { Ok(()) }
     }
 
+    /// Says so when an account has come in whose rows were made under another policy before.
+    fn tell_outdated(&self) {
+        let partition = self.partition as usize;
+        if self.worker.is_outdated() && !self.live.is_outdated(partition) {
+            self.settings.metrics.set_rebuild_needed(true);
+            self.live.update(|status| status.partitions[partition].is_outdated = true);
+        }
+    }
+
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
@@ -158,6 +167,7 @@ impl Folding {
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.live.publish(delta, end);
+        self.tell_outdated();
         Ok(if lag > 0 { Found::More } else { Found::Last })
     }
 }

@@ -46,6 +46,8 @@ pub struct PartitionStatus {
     pub watermark_ms: Option<i64>,
     /// Whether this process folds it; else others do, and what they have committed is seen.
     pub owned: bool,
+    /// Whether rows of it were made under policies or prices that are others now.
+    pub is_outdated: bool,
     /// Why it is not folded on, where nobody but its owner can mend that.
     pub error: Option<String>,
 }
@@ -67,6 +69,11 @@ pub struct Status {
 }
 
 impl Status {
+    /// Whether rows were made under policies or prices that are others now: a rebuild makes them anew.
+    pub fn is_outdated(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.is_outdated)
+    }
+
     /// The partitions that this process folds, in order.
     pub fn owned(&self) -> Vec<u32> {
         (0u32..).zip(&self.partitions).filter(|(_, partition)| partition.owned).map(|(number, _)| number).collect()
@@ -154,6 +161,11 @@ impl Live {
 
     fn tell(&self) {
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Whether rows of a partition were made under policies or prices that are others now.
+    pub fn is_outdated(&self, partition: usize) -> bool {
+        self.lock().status.partitions[partition].is_outdated
     }
 
     /// Shows what a batch changed.
@@ -344,6 +356,9 @@ mod tests {
             failed_at_ms: None,
             failure: None,
             country: None,
+            price: None,
+            cost: None,
+            currency: None,
             settled: false,
             policy: "counterbat".into(),
         })

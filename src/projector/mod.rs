@@ -25,7 +25,8 @@ pub use rebuild::{Progress, finish_switch, rebuild};
 use crate::lake::{Lake, LakeError};
 use crate::log::{EventLog, LogError};
 use crate::metrics::Metrics;
-use crate::session::{Policies, PolicyChain, Terms};
+use crate::session::outline::Outline;
+use crate::session::{Outlines, Policies, PolicyChain, Prices, Terms};
 use crate::state::StateError;
 use futures::future::BoxFuture;
 use live::Live;
@@ -101,6 +102,7 @@ pub struct Settings {
     /// Brings in the policies of accounts that were added elsewhere; `None` where this process knows all of them.
     pub newest_policies: Option<NewestPolicies>,
     pub default_policy: PolicyChain,
+    pub prices: Prices,
     pub commit_every: Duration,
     pub snapshot_every: Duration,
     pub memory_bytes: u64,
@@ -114,21 +116,29 @@ impl Settings {
     pub fn terms(&self, account: &str) -> Terms {
         Terms {
             policies: self.policies.of(account).unwrap_or_else(|| self.default_policy.clone()),
+            prices: self.prices.of(account).clone(),
             lateness_ms: self.lateness_ms,
             settle_lateness_ms: self.settle_lateness_ms,
             delivery_window_ms: self.delivery_window_ms,
         }
     }
 
-    /// The policies in words that change when they do.
-    pub fn describe_policies(&self) -> String {
-        format!(
-            "default: {}; {}; lateness {} ms, delivery window {} ms",
-            self.default_policy.describe(),
-            self.policies.describe(),
-            self.settle_lateness_ms,
-            self.delivery_window_ms
-        )
+    /// The policies and prices of all accounts, to be held against those that rows were made under.
+    pub fn describe_policies(&self) -> Outlines {
+        let outline = |policies: &PolicyChain, account: Option<&str>| -> Outline {
+            let prices = account.map_or(&self.prices.default, |account| self.prices.of(account));
+            policies.outline().into_iter().chain(prices.outline()).collect()
+        };
+        let known = self.policies.known();
+        let of = |account: &String| {
+            let policies = known.get(account).unwrap_or(&self.default_policy);
+            (account.clone(), outline(policies, Some(account)))
+        };
+        Outlines {
+            common: format!("lateness {} ms, delivery window {} ms", self.settle_lateness_ms, self.delivery_window_ms),
+            default: outline(&self.default_policy, None),
+            accounts: known.keys().chain(self.prices.accounts.keys()).map(of).collect(),
+        }
     }
 
     /// How many bytes of changes a partition may hold before they must be written.

@@ -111,6 +111,7 @@ async fn turn(
     live.assigned(&now);
     if now.partitions.is_empty() {
         parts.lake.release();
+        parts.settings.metrics.set_rebuild_needed(false);
         let joining = Status { joining: now.number == 0, ..foreign(parts) };
         live.clear(joining);
         return idle(parts, live, inbox, assignment).await;
@@ -192,12 +193,6 @@ async fn run(
         }
         None => own_state(parts, live).await?,
     };
-    if !meta.policies.is_empty() && meta.policies != settings.describe_policies() {
-        tracing::warn!(
-            folded_under = %meta.policies, configured = %settings.describe_policies(),
-            "the policies were changed: what is folded already keeps its rows until `counterbat rebuild`"
-        );
-    }
     // An error counts until something was committed again.
     let Status { error, committed_us, .. } = live.status();
     let mut status = Status { error, committed_us, ..foreign(parts) };
@@ -209,9 +204,11 @@ async fn run(
             log_end: mark.position,
             watermark_ms: mark.watermark_ms,
             owned: true,
+            is_outdated: mark.is_outdated,
             error: refused.get(partition).map(ToString::to_string),
         };
     }
+    settings.metrics.set_rebuild_needed(status.is_outdated());
     live.reset(state.clone(), ground(&parts.lake, sharing.is_some()), status);
     let open = partitions.iter().flat_map(|partition| &meta.partitions[*partition as usize].open);
     settings.metrics.set_sessions_open(open.map(|(account, kind, n)| (account.as_str(), *kind, *n)));
@@ -253,7 +250,20 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Taken), Pr
         return Err(ProjectorError::OtherLog { what: "the state", ours: settings.log_id.clone(), theirs });
     }
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
+    go_by(&mut meta, settings);
     Ok((state, Taken { meta, refused: BTreeMap::new() }))
+}
+
+/// From here on rows are made under the settings of now.
+fn go_by(meta: &mut Meta, settings: &Settings) {
+    let changed = meta.go_by(settings.describe_policies());
+    if !changed.is_empty() {
+        tracing::warn!(
+            accounts = changed.join(", "),
+            "policies or prices were changed for times that are folded already: these rows stay as they are until \
+             `counterbat rebuild`"
+        );
+    }
 }
 
 /// The state of partitions that others may have had before.
@@ -274,6 +284,7 @@ async fn taken_over(
     let meta = meta.filter(|meta| meta.log_id == settings.log_id).unwrap_or_else(|| new_meta(settings));
     let mut meta = Meta { format: FORMAT, ..meta };
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
+    go_by(&mut meta, settings);
     let rebuild = parts.lake.rebuild().await?;
     let taking = TakeOver { parts, live, group, state: state.clone(), meta, rebuild };
     let taken = taking.run(partitions).await?;

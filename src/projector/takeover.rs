@@ -116,12 +116,13 @@ impl TakeOver<'_> {
             failed: Option<StateError>,
         }
         let (state, log_id) = (self.state.clone(), self.parts.settings.log_id.clone());
+        let policies = self.meta.policies.clone();
         let taking = Arc::new(Mutex::new(Taking { batch: state.batch(), count: 0, mark: None, failed: None }));
         let shared = taking.clone();
         let each = move |change: StateChange| {
             let mut taking = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let is_mark = change.key == MARK;
-            let mut taken = taking.batch.take_over(change, &log_id);
+            let mut taken = taking.batch.take_over(change, &log_id, &policies);
             taking.count += 1;
             if taking.count.is_multiple_of(PAGE) && taken.is_ok() {
                 let full = std::mem::replace(&mut taking.batch, state.batch());

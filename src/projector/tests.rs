@@ -37,6 +37,7 @@ fn settings(log: &EmbeddedLog) -> Settings {
         policies: Policies::default(),
         newest_policies: None,
         default_policy: PolicyChain::always(Policy::named("counterbat").unwrap()),
+        prices: Prices::default(),
         commit_every: Duration::from_millis(50),
         snapshot_every: Duration::from_millis(80),
         memory_bytes: 64 << 20,

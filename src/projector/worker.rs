@@ -90,6 +90,11 @@ impl Worker {
         self.mark.position
     }
 
+    /// Whether rows were made under policies or prices that are others now.
+    pub fn is_outdated(&self) -> bool {
+        self.mark.is_outdated
+    }
+
     /// About how many bytes wait for the next state batch.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -309,7 +314,7 @@ impl Worker {
             });
             match (changed.before, changed.after) {
                 (None, Some(row)) => tally.message_folded(account, row),
-                (Some(old), Some(new)) if old.verdict != new.verdict => tally.corrected("verdict"),
+                (Some(old), Some(new)) => tally.message_changed(account, old, new),
                 (Some(_), None) => tally.corrected("message"),
                 _ => {}
             }
@@ -381,7 +386,11 @@ impl Worker {
     fn learn_policies(&mut self) {
         let policies = self.settings.policies.count();
         if std::mem::replace(&mut self.policies, policies) != policies {
-            self.terms.clear();
+            let terms = std::mem::take(&mut self.terms);
+            // What came in before its account was made known was folded under the default.
+            let is_other =
+                |(account, old): (&String, &Arc<Terms>)| self.settings.terms(account).policies != old.policies;
+            self.mark.is_outdated |= terms.iter().any(is_other);
         }
     }
 
@@ -391,6 +400,8 @@ impl Worker {
         }
         let terms = Arc::new(self.settings.terms(account));
         self.terms.insert(account.to_owned(), terms.clone());
+        // The mark tells from now on that there are rows of it.
+        self.open.entry((account.to_owned(), Kind::Service)).or_default();
         terms
     }
 }

@@ -1,16 +1,20 @@
 //! The rules: facts in order → sessions, messages, verdicts (spec §3). Pure.
 
-use super::policy::{Anchor, PolicyChain};
+use super::money::Bill;
+use super::policy::{Anchor, ChargedOn, PolicyChain};
+use super::price::PriceList;
 use super::row::{CloseReason, Expected, Kind, MessageRow, SessionId, SessionRow, SessionState, Verdict};
 use super::user::{Deed, Mark, Message, Recent, Sending, Session, User};
 use borsh::{BorshDeserialize, BorshSerialize};
 use compact_str::CompactString;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// What the fold of one account goes by. Durations in ms.
 #[derive(Debug, Clone)]
 pub struct Terms {
     pub policies: PolicyChain,
+    pub prices: Arc<PriceList>,
     /// `allowed_lateness`: how far behind the watermark a fact may be to be taken in. `None`: any age.
     pub lateness_ms: Option<i64>,
     /// `allowed_lateness` as it counts for settlement.
@@ -251,6 +255,7 @@ impl User {
                 session_row(session, watermark_ms, terms)
             })
             .collect();
+        let mut bills = vec![Bill::default(); sessions.len()];
         let messages = frontier
             .messages
             .into_iter()
@@ -272,9 +277,16 @@ impl User {
                 }
                 let settled = watermark_ms >= terms.settles_at(end_ms.max(message.sent_at_ms));
                 let session = at.map(|at| &mut sessions[at]);
-                message_row(message, session, settled, terms)
+                let row = message_row(message, session, settled, terms);
+                if let Some(at) = at {
+                    bills[at].add(row.cost, row.currency);
+                }
+                row
             })
             .collect();
+        for (session, bill) in sessions.iter_mut().zip(bills) {
+            (session.cost, session.currency) = bill.total();
+        }
         Rows { sessions, messages, due_ms }
     }
 }
@@ -313,6 +325,8 @@ fn session_row(session: &Session, watermark_ms: i64, terms: &Terms) -> SessionRo
         overcharged: session.overcharged,
         first_response_ms: session.first_response_ms,
         last_event_at_ms: session.last_event_at_ms,
+        cost: None,
+        currency: None,
         policy: session.policy.clone(),
     }
 }
@@ -323,6 +337,9 @@ fn message_row(message: Message, session: Option<&mut SessionRow>, settled: bool
     let delivered_at_ms = message.receipts.delivered_ms.filter(in_window);
     let seen_at_ms = message.receipts.seen_ms.filter(in_window);
     let failed_at_ms = message.receipts.failed_ms.filter(in_window);
+    let policy = terms.policies.at(session.as_ref().map_or(message.sent_at_ms, |session| session.opened_at_ms));
+    let is_due = policy.charged_on == ChargedOn::Sent || delivered_at_ms.is_some();
+    let charge = terms.prices.charge(message.country.as_deref(), message.sent_at_ms, message.billing_status, is_due);
     let policy = match session {
         Some(session) => {
             session.delivered += u32::from(delivered_at_ms.is_some());
@@ -330,7 +347,7 @@ fn message_row(message: Message, session: Option<&mut SessionRow>, settled: bool
             session.failed += u32::from(failed_at_ms.is_some());
             session.policy.clone()
         }
-        None => terms.policies.at(message.sent_at_ms).name.clone(),
+        None => policy.name.clone(),
     };
     MessageRow {
         message_token: message.token,
@@ -347,6 +364,9 @@ fn message_row(message: Message, session: Option<&mut SessionRow>, settled: bool
         failed_at_ms,
         failure: failed_at_ms.and(message.receipts.failure),
         country: message.country,
+        price: charge.price,
+        cost: charge.cost,
+        currency: charge.currency,
         settled,
         policy,
     }

@@ -6,14 +6,19 @@
 
 pub mod change;
 pub mod fold;
+pub mod money;
+pub mod outline;
 pub mod policies;
 pub mod policy;
+pub mod price;
 pub mod row;
 pub mod user;
 
 pub use fold::{Rows, Terms};
+pub use outline::Outlines;
 pub use policies::Policies;
 pub use policy::{Policy, PolicyChain};
+pub use price::{PriceList, Prices};
 pub use user::User;
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Policies: tariffs as dated data (spec §4). Pure.
 
+use super::money::Money;
+use super::outline::{Outline, digest};
+use borsh::BorshSerialize;
 use compact_str::CompactString;
 use serde::{Deserialize, Deserializer};
 use std::sync::Arc;
@@ -29,7 +32,7 @@ pub struct Policy {
 }
 
 /// Terms of a service session. Durations in ms.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, BorshSerialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceTerms {
     #[serde(rename = "length", deserialize_with = "duration_ms")]
@@ -43,7 +46,7 @@ pub struct ServiceTerms {
 }
 
 /// Terms of a paid session. Durations in ms.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, BorshSerialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaidTerms {
     #[serde(rename = "length", deserialize_with = "duration_ms")]
@@ -51,7 +54,7 @@ pub struct PaidTerms {
 }
 
 /// From which message of the user the length counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, BorshSerialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Anchor {
     First,
@@ -59,7 +62,7 @@ pub enum Anchor {
 }
 
 /// When a message is charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, BorshSerialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChargedOn {
     Sent,
@@ -69,16 +72,58 @@ pub enum ChargedOn {
 /// Why a policy was not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PolicyError {
-    #[error("there is no policy {0:?}; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm")]
+    #[error(
+        "there is no policy {0:?}; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm; others are files that the config names under [fold] policy_files"
+    )]
     Unknown(String),
-    #[error("policy: {0}")]
+    /// The text says in which line and field.
+    #[error("{0}")]
     Invalid(String),
 }
 
 impl Policy {
     /// Reads a policy from TOML.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        toml::from_str(text).map_err(|error| PolicyError::Invalid(error.to_string()))
+        let policy: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            refusal(text, before.map(|before| before.matches('\n').count()), &error.message().replace('\n', "; "))
+        })?;
+        policy.check().map_err(|(field, reason)| {
+            let is_it = |line: &str| line.split_once('=').is_some_and(|(key, _)| key.trim() == field);
+            refusal(text, text.lines().position(is_it), &reason)
+        })?;
+        Ok(policy)
+    }
+
+    /// What no type says: else the field and why it is refused.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_letter) {
+            return Err(("name", format!("{:?} is not 1 to 64 of a-z, 0-9, _ and -", self.name)));
+        }
+        let ServiceTerms { length_ms, anchor, max_length_ms, max_outbound } = self.service;
+        match (anchor, max_length_ms) {
+            (Anchor::First, Some(_)) => {
+                return Err(("max_length", "only a session with anchor \"last\" grows, so only it has one".into()));
+            }
+            (Anchor::Last, Some(max_ms)) if max_ms < length_ms => {
+                return Err(("max_length", "it is shorter than length".into()));
+            }
+            _ => {}
+        }
+        if max_outbound == Some(0) {
+            return Err(("max_outbound", "a session has at least 1; leave it out for no limit".into()));
+        }
+        let fee = Money::parse(&self.monthly_fee_eur).map(drop);
+        fee.map_err(|reason| ("monthly_fee_eur", format!("{:?}: {reason}", self.monthly_fee_eur)))
+    }
+
+    /// Its name, and what stands for all that the fold goes by.
+    fn outline(&self) -> String {
+        let Policy { name, service, paid, charged_on, .. } = self;
+        // Writing to memory fails only when memory runs out, which aborts by itself.
+        let bytes = borsh::to_vec(&(service, paid, charged_on)).unwrap_or_default();
+        format!("{name} {}", digest(&bytes))
     }
 
     /// The built-in policy of that name.
@@ -113,11 +158,10 @@ impl PolicyChain {
         Self { first, later }
     }
 
-    /// The chain in words: names, and the ms from which each later one holds.
-    pub fn describe(&self) -> String {
-        let later: Vec<String> =
-            self.later.iter().map(|(start_ms, policy)| format!(", {} from {start_ms}", policy.name)).collect();
-        format!("{}{}", self.first.name, later.concat())
+    /// What holds from when on.
+    pub fn outline(&self) -> Outline {
+        let later = self.later.iter().map(|(start_ms, policy)| (*start_ms, policy.outline()));
+        std::iter::once((i64::MIN, self.first.outline())).chain(later).collect()
     }
 
     /// The policy in force at a time.
@@ -127,6 +171,16 @@ impl PolicyChain {
             n => &self.later[n - 1].1,
         }
     }
+}
+
+/// An error in a line of a policy's text, counted from 0, and in the field that is set there.
+fn refusal(text: &str, line: Option<usize>, reason: &str) -> PolicyError {
+    let Some(line) = line else { return PolicyError::Invalid(reason.to_owned()) };
+    let field = text.lines().nth(line).and_then(|text| text.split_once('=')).map(|(key, _)| key.trim());
+    // What is missing stands in no line.
+    let field = field.filter(|_| !reason.starts_with("missing"));
+    let field = field.map_or(String::new(), |field| format!(", {field}"));
+    PolicyError::Invalid(format!("line {}{field}: {reason}", line + 1))
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CompactString, D::Error> {
@@ -188,8 +242,35 @@ mod tests {
     #[test]
     fn unknown_members_and_bad_durations_are_refused() {
         let good = include_str!("policies/vbm.toml");
-        assert!(Policy::parse(&format!("{good}\nmax_inbound = 3")).is_err());
-        let error = Policy::parse(&good.replace("24h", "24 hours")).unwrap_err();
-        assert!(error.to_string().contains("24 hours"), "{error}");
+        for (text, wanted) in [
+            (format!("{good}\nmax_inbound = 3"), "line 12, max_inbound: unknown field"),
+            (good.replace("24h", "24 hours"), "line 8, length: \"24 hours\" is no duration"),
+            (good.replace("= 60", "= \"60\""), "line 10, max_outbound: invalid type"),
+            (good.replace("= 60", "= 0"), "line 10, max_outbound: a session has at least 1"),
+            (good.replace("\"sent\"", "\"seen\""), "line 4, charged_on: unknown variant `seen`"),
+            (good.replace("\"vbm\"", "\"Our VBM\""), "line 2, name: \"Our VBM\" is not 1 to 64"),
+            (good.replace("\"0\"", "\"-1\""), "line 5, monthly_fee_eur: \"-1\": it is negative"),
+            (good.replace("max_outbound = 60", "max_length = \"7d\""), "line 10, max_length: only a session"),
+            (
+                good.replace("max_outbound = 60", "max_length = \"1h\"").replace("first", "last"),
+                "line 10, max_length: it is shorter",
+            ),
+        ] {
+            let error = Policy::parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(wanted), "{text}: {error}");
+        }
+        assert!(Policy::parse("name = \"x\"").unwrap_err().to_string().contains("service"));
+    }
+
+    #[test]
+    fn the_outline_is_another_where_the_fold_is() {
+        let vbm = include_str!("policies/vbm.toml");
+        let outline = |text: &str| PolicyChain::always(Arc::new(Policy::parse(text).unwrap())).outline();
+        assert_eq!(outline(vbm), outline(&vbm.replace("_eur = \"0\"", "_eur = \"9\"")));
+        for (old, new) in [("60", "61"), ("24h", "23h"), ("sent", "delivered"), ("vbm", "other")] {
+            assert_ne!(outline(vbm), outline(&vbm.replace(old, new)), "{old}");
+        }
+        let later = PolicyChain::new(Policy::named("vbm").unwrap(), vec![(100, Policy::named("gupshup").unwrap())]);
+        assert_eq!((later.outline()[0].clone(), later.outline()[1].0), (outline(vbm)[0].clone(), 100));
     }
 }

@@ -1,5 +1,6 @@
 //! What the fold gives: rows of `sessions` and `messages` (spec §5), without the user they belong to. Pure.
 
+use super::money::{Currency, Money};
 pub use crate::event::Method;
 use borsh::{BorshDeserialize, BorshSerialize};
 use compact_str::CompactString;
@@ -51,6 +52,9 @@ pub struct SessionRow {
     pub overcharged: u32,
     pub first_response_ms: Option<i64>,
     pub last_event_at_ms: i64,
+    /// The sum of its messages'; `None` where one has none, or they are of several currencies.
+    pub cost: Option<Money>,
+    pub currency: Option<Currency>,
     pub policy: CompactString,
 }
 
@@ -91,6 +95,12 @@ pub struct MessageRow {
     /// The `desc` of the `failed` callback, where it had one.
     pub failure: Option<CompactString>,
     pub country: Option<CompactString>,
+    /// In force for the country at `sent_at`.
+    pub price: Option<Money>,
+    /// What Viber reports of it; `None` where it was charged and has no price.
+    pub cost: Option<Money>,
+    /// Of `price` and `cost`.
+    pub currency: Option<Currency>,
     pub settled: bool,
     pub policy: CompactString,
 }

@@ -1,20 +1,24 @@
 //! The fold held against the golden histories, and against itself in every order and split.
 
 use super::row::{MessageRow, SessionRow};
-use super::{Policy, PolicyChain, Rows, Terms, User, change};
+use super::{Policy, PolicyChain, PriceList, Rows, Terms, User, change};
 use crate::event::{Disposition, Event, read};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
+/// One currency and another, a change within the lives below, and a country without a price.
+const PRICES: &str = "country,currency,price,valid_from\nUA,EUR,0.1,\nUA,EUR,0.2,2026-02-04\nPL,USD,0.3,\n";
 const POLICIES: [&str; 5] = ["counterbat", "viber-2022", "viber-2024", "gupshup", "vbm"];
 
 fn terms(policy: &str, lateness_ms: i64) -> Terms {
     Terms {
         policies: PolicyChain::always(Policy::named(policy).unwrap()),
+        prices: Arc::new(PriceList::parse(PRICES).unwrap()),
         lateness_ms: Some(lateness_ms),
         settle_lateness_ms: lateness_ms,
         delivery_window_ms: 14 * DAY,
@@ -408,4 +412,59 @@ fn a_receipt_is_known_for_as_long_as_any_fact() {
         assert_eq!(partition.dispositions, BTreeMap::from([("fact", 3), ("duplicate", 1)]), "in batches of {size}");
         assert_eq!(partition.messages.values().next().unwrap().delivered_at_ms, Some(START));
     }
+}
+
+/// The cost of every message, by token, and of every session, in order of its opening.
+fn costs(partition: &Partition) -> (Vec<String>, Vec<String>) {
+    let told = |cost: Option<super::money::Money>| cost.map_or("none".to_owned(), |cost| cost.to_string());
+    let mut sessions: Vec<&SessionRow> = partition.sessions.values().map(|(_, _, row)| row).collect();
+    sessions.sort_by_key(|row| row.opened_at_ms);
+    let messages = partition.messages.values().map(|row| told(row.cost)).collect();
+    (messages, sessions.into_iter().map(|row| told(row.cost)).collect())
+}
+
+fn charged(t_ms: i64, token: u64) -> Event {
+    let response = json!({"status": 0, "message_token": token, "billing_status": 5});
+    event("api.send_message", t_ms, json!({"request": {}, "response": response}))
+}
+
+fn inbound_from(country: &str, t_ms: i64, token: u64) -> Event {
+    let sender = json!({"id": "a", "country": country});
+    event("callback.message", t_ms, json!({"timestamp": t_ms, "message_token": token, "sender": sender}))
+}
+
+#[test]
+fn a_message_is_charged_as_the_policy_of_its_session_says() {
+    let (delivered, sent) = (Policy::named("viber-2024").unwrap(), Policy::named("vbm").unwrap());
+    let policies = PolicyChain::new(delivered, vec![(START + HOUR, sent)]);
+    let terms = Terms { policies, ..terms("vbm", 3 * DAY) };
+    let events = [
+        inbound_from("UA", START, 1),
+        // In a session that began under the first policy, then out of any under the second.
+        charged(START + 2 * HOUR, 2),
+        charged(START + 2 * HOUR, 3),
+        charged(START + 25 * HOUR, 4),
+        receipt("delivered", START + 26 * HOUR, 3),
+    ];
+    let (messages, sessions) = costs(&run(events.chunks(2), &terms));
+    assert_eq!(messages, ["0.000000", "0.100000", "0.100000"]);
+    assert_eq!(sessions, ["0.100000"]);
+}
+
+#[test]
+fn a_session_costs_what_its_messages_do_if_that_has_a_sum() {
+    let terms = terms("vbm", 3 * DAY);
+    let feb_4 = 1_770_163_200_000;
+    let start = feb_4 - 2 * HOUR;
+    let told = |tail: &[Event]| {
+        let head = [inbound_from("UA", start, 1), charged(start + HOUR, 2), charged(feb_4, 3)];
+        let (messages, sessions) = costs(&run(std::iter::once(&[&head, tail].concat()[..]), &terms));
+        (messages.join(" "), sessions.join(" "))
+    };
+    assert_eq!(told(&[]), ("0.100000 0.200000".into(), "0.300000".into()));
+    let elsewhere = |country, t_ms| [inbound_from(country, t_ms, 4), charged(t_ms + 1, 5)];
+    let poland = told(&elsewhere("PL", feb_4 + HOUR));
+    assert_eq!(poland, ("0.100000 0.200000 0.300000".into(), "none".into()), "two currencies");
+    let nowhere = told(&elsewhere("DE", feb_4 + HOUR));
+    assert_eq!(nowhere, ("0.100000 0.200000 none".into(), "none".into()), "no price");
 }

@@ -6,6 +6,7 @@
 use super::overlay::{self, Laid};
 use super::{Batch, Entry, FORMAT, Meta, PartitionMark, State, StateError, encode, partition_key, split_user_key};
 use crate::log::StateChange;
+use crate::session::Outlines;
 use borsh::{BorshDeserialize, BorshSerialize};
 
 const USER: u8 = b'u';
@@ -19,7 +20,7 @@ const CLEAR_BATCH: usize = 50_000;
 struct Mark {
     format: u32,
     log_id: String,
-    policies: String,
+    policies: Outlines,
     mark: PartitionMark,
 }
 
@@ -47,12 +48,22 @@ pub(super) fn user_change(partition: u32, key: &[u8], value: Option<Vec<u8>>) ->
 
 impl Batch {
     /// Makes a change that another process has handed over. A mark is returned: it counts once all the rest is in. `None`
-    /// too for a mark of another log or format, with which nothing can be begun.
-    pub fn take_over(&mut self, change: StateChange, log_id: &str) -> Result<Option<PartitionMark>, StateError> {
+    /// too for a mark of another log or format, with which nothing can be begun. What was folded under others than
+    /// `policies` is outdated.
+    pub fn take_over(
+        &mut self,
+        change: StateChange,
+        log_id: &str,
+        policies: &Outlines,
+    ) -> Result<Option<PartitionMark>, StateError> {
         let StateChange { partition, key, value } = change;
         if key == MARK {
             let mark = value.and_then(|value| Mark::try_from_slice(&value).ok());
-            return Ok(mark.filter(|mark| mark.format == FORMAT && mark.log_id == log_id).map(|mark| mark.mark));
+            let fitting = mark.filter(|mark| mark.format == FORMAT && mark.log_id == log_id);
+            return Ok(fitting.map(|mut mark| {
+                mark.mark.go_by(&mark.policies, policies);
+                mark.mark
+            }));
         }
         match (key.split_first(), value) {
             (Some((&USER, key)), Some(value)) => {
@@ -183,7 +194,7 @@ mod tests {
                 count += changes.len();
                 let mut batch = taker.batch();
                 for change in changes {
-                    assert_eq!(batch.take_over(change, "log").unwrap(), None);
+                    assert_eq!(batch.take_over(change, "log", &Outlines::default()).unwrap(), None);
                 }
                 batch.commit().unwrap();
             }
@@ -203,8 +214,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path(), 16 << 20).unwrap();
         let mark = PartitionMark { position: 9, ..PartitionMark::default() };
-        let meta = Meta { format: FORMAT, log_id: "log".into(), policies: "p".into(), partitions: vec![mark.clone()] };
-        assert_eq!(state.batch().take_over(meta.handover(0), "log").unwrap(), Some(mark));
-        assert_eq!(state.batch().take_over(meta.handover(0), "another").unwrap(), None);
+        let policies = Outlines::default();
+        let meta =
+            Meta { format: FORMAT, log_id: "log".into(), policies: policies.clone(), partitions: vec![mark.clone()] };
+        assert_eq!(state.batch().take_over(meta.handover(0), "log", &policies).unwrap(), Some(mark));
+        assert_eq!(state.batch().take_over(meta.handover(0), "another", &policies).unwrap(), None);
+    }
+
+    #[test]
+    fn a_partition_folded_under_other_policies_is_outdated_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path(), 16 << 20).unwrap();
+        let outlines = |what: &str| Outlines { default: vec![(i64::MIN, what.into())], ..Outlines::default() };
+        let open = vec![("shop".to_owned(), crate::session::row::Kind::Service, 0)];
+        let met = PartitionMark { watermark_ms: Some(7), open, ..PartitionMark::default() };
+        let partitions = vec![met, PartitionMark { watermark_ms: Some(7), ..PartitionMark::default() }];
+        let mut meta = Meta { format: FORMAT, log_id: "log".into(), policies: outlines("old"), partitions };
+        let taken = |meta: &Meta, now: &str| {
+            let taken = [0, 1].map(|one| state.batch().take_over(meta.handover(one), "log", &outlines(now)).unwrap());
+            taken.map(|mark| mark.unwrap().is_outdated)
+        };
+        assert_eq!((taken(&meta, "old"), taken(&meta, "new")), ([false, false], [true, false]));
+        assert_eq!(meta.go_by(outlines("old")), [""; 0]);
+        assert_eq!(meta.go_by(outlines("new")), ["shop"]);
+        assert_eq!(meta.go_by(outlines("old")), ["shop"]);
+        assert_eq!(taken(&meta, "old"), [true, false]);
     }
 }

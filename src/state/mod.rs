@@ -8,10 +8,11 @@ pub mod handover;
 pub mod overlay;
 
 use crate::log::StateChange;
-use crate::session::User;
+use crate::session::{Outlines, User};
 use borsh::{BorshDeserialize, BorshSerialize};
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const META_KEY: &[u8] = b"meta";
@@ -64,6 +65,8 @@ pub struct PartitionMark {
     pub appended_us: i64,
     /// The rebuild of the tables that this state belongs to.
     pub rebuild: i64,
+    /// Whether rows were made under policies or prices that are others now: a rebuild makes them anew.
+    pub is_outdated: bool,
     /// Names the run of changes handed over that this mark belongs to; empty where nothing is handed over.
     pub basis: String,
 }
@@ -75,13 +78,37 @@ pub struct Meta {
     /// The log whose positions these are.
     pub log_id: String,
     /// The policies it was folded under, as [`crate::projector::Settings`] describes them.
-    pub policies: String,
+    pub policies: Outlines,
     /// By partition.
     pub partitions: Vec<PartitionMark>,
 }
 
+impl Meta {
+    /// Goes by `now`: partitions with rows that would be made otherwise are outdated from then on. Returns the accounts
+    /// of these rows.
+    pub fn go_by(&mut self, now: Outlines) -> Vec<String> {
+        let before = std::mem::replace(&mut self.policies, now);
+        let mut changed: Vec<String> =
+            self.partitions.iter_mut().flat_map(|mark| mark.go_by(&before, &self.policies)).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+}
+
+impl PartitionMark {
+    fn go_by(&mut self, before: &Outlines, now: &Outlines) -> Vec<String> {
+        // An account is counted here from its first fact on, with 0 where nothing of it is open.
+        let met: BTreeSet<&str> = self.open.iter().map(|(account, ..)| account.as_str()).collect();
+        let changed = self.watermark_ms.map(|watermark_ms| before.changed(now, met, watermark_ms));
+        let changed: Vec<String> = changed.unwrap_or_default().into_iter().map(str::to_owned).collect();
+        self.is_outdated |= !changed.is_empty();
+        changed
+    }
+}
+
 /// The version of what is stored; another one is rebuilt.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// A user as stored, with the earliest timer set for it.
 #[derive(Debug, Clone, Default, PartialEq, BorshSerialize, BorshDeserialize)]

@@ -19,6 +19,7 @@ mod identical;
 mod kafka_log;
 mod kills;
 mod layers;
+mod money;
 mod monitoring;
 mod nodes;
 mod outage;

@@ -136,7 +136,7 @@ impl Inner {
 
     /// Lets an account be folded under its policy.
     pub(super) fn learn(&self, account: &StoredAccount) -> Result<(), AccountsError> {
-        if let Some(policy) = policy_of(account)?
+        if let Some(policy) = policy_of(account, &self.policies)?
             && !self.is_configured(&account.name)
         {
             self.policies.learn(&account.name, policy);

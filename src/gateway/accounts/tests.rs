@@ -208,7 +208,8 @@ fn what_was_removed_is_folded_as_before_and_comes_back_so() {
     let mut world = World::new();
     world.accounts.add("bar", "token-bar", Some("vbm"), None).unwrap();
     world.accounts.add("baz", "token-baz", None, None).unwrap();
-    assert_eq!(world.policies.describe(), "bar: vbm");
+    let vbm = PolicyChain::always(Policy::named("vbm").unwrap());
+    assert_eq!(world.policies.known(), [("bar".to_owned(), vbm.clone())].into());
     world.accounts.remove("bar").unwrap();
     world.accounts.remove("baz").unwrap();
     world.restart();
@@ -216,7 +217,7 @@ fn what_was_removed_is_folded_as_before_and_comes_back_so() {
     assert!(matches!(world.accounts.remove("bar"), Err(AccountsError::Unknown(_))));
     let stored = AccountStore::new(Shelf::files(world.dir.path())).load().unwrap();
     assert!(stored.iter().all(|account| account.removed && account.tokens.is_empty()));
-    assert_eq!(policy_of(&stored[0]).unwrap(), Some(PolicyChain::always(Policy::named("vbm").unwrap())));
+    assert_eq!(policy_of(&stored[0], &world.policies).unwrap(), Some(vbm));
     for name in ["bar", "baz"] {
         let error = world.accounts.add(name, "again", Some("gupshup"), None).unwrap_err().to_string();
         assert!(error.contains("cannot get policy `gupshup`"), "{error}");
