@@ -127,7 +127,7 @@ impl Settings {
     pub fn describe_policies(&self) -> Outlines {
         let outline = |policies: &PolicyChain, account: Option<&str>| -> Outline {
             let prices = account.map_or(&self.prices.default, |account| self.prices.of(account));
-            policies.outline().into_iter().chain(prices.outline()).collect()
+            policies.outline().into_iter().chain(prices.outline().iter().cloned()).collect()
         };
         let known = self.policies.known();
         let of = |account: &String| {

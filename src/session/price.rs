@@ -26,6 +26,7 @@ pub struct PriceList {
     /// Of each country `(start in ms since the epoch, UTC, price)`, ascending; `i64::MIN` is always.
     countries: FxHashMap<CompactString, Vec<(i64, Price)>>,
     rest: Vec<(i64, Price)>,
+    outline: Outline,
 }
 
 /// Why a price list was not accepted. All are its writer's to mend.
@@ -60,6 +61,7 @@ impl PriceList {
         for prices in list.countries.values_mut().chain([&mut list.rest]) {
             prices.sort_unstable_by_key(|(start_ms, _)| *start_ms);
         }
+        list.outline = list.outlined();
         Ok(list)
     }
 
@@ -114,7 +116,11 @@ impl PriceList {
     }
 
     /// What holds from when on.
-    pub fn outline(&self) -> Outline {
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    fn outlined(&self) -> Outline {
         let mut by_start: BTreeMap<i64, Vec<String>> = BTreeMap::new();
         let countries = self.countries.iter().map(|(country, prices)| (country.as_str(), prices));
         for (country, prices) in countries.chain([(REST, &self.rest)]) {

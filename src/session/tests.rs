@@ -458,7 +458,7 @@ fn a_session_costs_what_its_messages_do_if_that_has_a_sum() {
     let start = feb_4 - 2 * HOUR;
     let told = |tail: &[Event]| {
         let head = [inbound_from("UA", start, 1), charged(start + HOUR, 2), charged(feb_4, 3)];
-        let (messages, sessions) = costs(&run(std::iter::once(&[&head, tail].concat()[..]), &terms));
+        let (messages, sessions) = costs(&run(std::iter::once(&[&head[..], tail].concat()[..]), &terms));
         (messages.join(" "), sessions.join(" "))
     };
     assert_eq!(told(&[]), ("0.100000 0.200000".into(), "0.300000".into()));

@@ -94,6 +94,27 @@ golden_months! {
     vbm_with_countries_missing: "vbm" "gaps.csv",
 }
 
+/// Adds up in DuckDB, over exactly the files of the snapshot of a table.
+const OTHER_ENGINE: &str = r#"
+import json, sys, duckdb
+from deltalake import DeltaTable
+files = DeltaTable(sys.argv[1]).file_uris()
+query = f"select currency, sum(price)::varchar, sum(cost)::varchar from read_parquet({files!r}) group by 1 order by 1"
+print(json.dumps(duckdb.sql(query).fetchall()))
+"#;
+
+#[test]
+fn other_engines_add_up_the_same_money() {
+    let home = Home::new(&[&prices(&list("gaps.csv"))]);
+    home.ok_with(&["import", "--wait", "-"], &golden("busy/events.ndjson.gz"));
+    let output = python().args(["-c", OTHER_ENGINE]).arg(home.data().join("lake/messages")).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let theirs: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let mine = home.sql("select currency, sum(price) as price, sum(cost) as cost from messages group by 1 order by 1");
+    let mine: Vec<Value> = mine.iter().map(|row| json!([row["currency"], row["price"], row["cost"]])).collect();
+    assert_eq!(sorted(mine), sorted(theirs));
+}
+
 /// Events of one user, as lines of a file: a callback or call, when (ms), and what its data says.
 fn line(kind: &str, t_ms: i64, token: u64, data: &Value) -> String {
     let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();

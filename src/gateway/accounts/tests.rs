@@ -5,6 +5,7 @@ mod shared;
 use super::*;
 use crate::gateway::shelf::Shelf;
 use crate::gateway::signature::Verifier;
+use crate::session::Policy;
 use hmac::{Hmac, Mac};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
