@@ -2,6 +2,9 @@
 //!
 //! `cargo bench --bench kafka -- [--events N] [--partitions N] [--seconds N]`; needs java and maven for the broker.
 
+#[path = "../tests/it/cluster.rs"]
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+mod cluster;
 #[path = "../tests/it/generate.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 mod generate;
@@ -34,17 +37,7 @@ fn main() {
     let partitions = number("--partitions", 4) as u32;
     let seconds = number("--seconds", 10);
     let kafka = Kafka::start(1);
-    let settings = |topic: &str| Settings {
-        brokers: kafka.brokers(),
-        topic: topic.to_owned(),
-        state_topic: format!("{topic}-state"),
-        registry_topic: format!("{topic}-registry"),
-        group: topic.to_owned(),
-        create_topics: true,
-        replication: Some(1),
-        partitions,
-        properties: Vec::new(),
-    };
+    let settings = |topic: &str| cluster::settings(&kafka.brokers(), topic, partitions);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
 
     acknowledged(&runtime, settings("acks"), seconds);

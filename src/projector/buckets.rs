@@ -16,7 +16,7 @@ use crate::state::{OverlayView, State};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,12 +122,11 @@ impl Buckets {
         let overlay = state.overlay();
         let snapshot = lake.table(name).snapshot();
         let index = bucket::index(&snapshot);
-        let mut spans: BTreeMap<Span, Vec<i64>> = BTreeMap::new();
+        let mut spans = BTreeSet::new();
         for (&partition, watermark_ms) in watermarks {
             for hour in dirty_hours(&overlay, table, partition)? {
                 if all || self.hour_is_due(table, partition, hour, *watermark_ms) {
-                    let span = self.span_for(&index, partition, hour, *watermark_ms);
-                    spans.entry(span).or_default().push(hour);
+                    spans.insert(self.span_for(&index, partition, hour, *watermark_ms));
                 }
             }
         }
@@ -150,8 +149,9 @@ impl Buckets {
         let (mut spans, mut written) = (spans.into_iter().peekable(), FuturesUnordered::new());
         loop {
             while written.len() < SIDE_BY_SIDE && rewrite.keys.len() < ROWS_PER_COMMIT {
-                let Some((span, hours)) = spans.next() else { break };
-                for hour in hours {
+                let Some(span) = spans.next() else { break };
+                // All of them were written: that one of a day was due must not leave the others due one by one.
+                for hour in span.start_hour..span.end_hour {
                     let dirty = Dirty { fresh: false, last: Some(Instant::now()) };
                     self.dirty.insert((table, span.partition, hour), dirty);
                 }

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 /// A wish that everything folded by now be committed. `done` is answered when it is, and dropped when that failed.
 pub(super) struct Request {
@@ -134,9 +135,11 @@ impl Committer {
             frozen.insert(*partition, answer.await.map_err(|_| ProjectorError::Stopped)?);
         }
         let started = Instant::now();
+        // Made while the archive is written, and stored after it.
+        let batch = self.batch(&frozen);
         self.archive(&frozen).await?;
         self.settings.metrics.commit_seconds("events", started.elapsed().as_secs_f64());
-        self.store(&frozen).await?;
+        self.store(batch.await.map_err(|_| ProjectorError::Stopped)?).await?;
         self.buckets.note(frozen.values().flat_map(|frozen| &frozen.deltas));
         let counts: Vec<_> = frozen.iter().map(|(partition, frozen)| (*partition, frozen.deltas.len())).collect();
         self.live.retire(&counts);
@@ -177,9 +180,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Writes users, timers, overlay rows and positions in one batch, which is handed over first: a state on disk that is
-    /// newer than that would not be known as the one to go on from.
-    async fn store(&mut self, frozen: &BTreeMap<u32, Frozen>) -> Result<(), ProjectorError> {
+    /// Begins to make one batch of users, timers, overlay rows and positions.
+    fn batch(&mut self, frozen: &BTreeMap<u32, Frozen>) -> JoinHandle<Batch> {
         for (partition, frozen) in frozen {
             let mark = &mut self.meta.partitions[*partition as usize];
             let (rebuild, basis) = (mark.rebuild, std::mem::take(&mut mark.basis));
@@ -191,15 +193,19 @@ impl Committer {
             .map(|(partition, frozen)| (*partition, frozen.layer.clone(), frozen.deltas.clone()))
             .collect();
         let (state, meta, is_shared) = (self.state.clone(), self.meta.clone(), self.group.is_some());
-        let write = move || {
+        tokio::task::spawn_blocking(move || {
             let mut batch = if is_shared { state.recorded_batch() } else { state.batch() };
             for (partition, layer, deltas) in &parts {
                 write_layer(&mut batch, *partition, layer, deltas.iter().flat_map(|delta| &delta.rows));
             }
             batch.set_meta(&meta);
             batch
-        };
-        let mut batch = tokio::task::spawn_blocking(write).await.map_err(|_| ProjectorError::Stopped)?;
+        })
+    }
+
+    /// Stores a batch, which is handed over first: a state on disk that is newer than what was handed over would not be
+    /// known as the one to go on from.
+    async fn store(&mut self, mut batch: Batch) -> Result<(), ProjectorError> {
         self.hand_over(batch.take_changes()).await?;
         Ok(tokio::task::spawn_blocking(|| batch.commit()).await.map_err(|_| ProjectorError::Stopped)??)
     }

@@ -19,7 +19,7 @@ use futures::stream::FuturesUnordered;
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -286,7 +286,7 @@ async fn taken_over(
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
     go_by(&mut meta, settings);
     let rebuild = parts.lake.rebuild().await?;
-    let taking = TakeOver { parts, live, group, state: state.clone(), meta, rebuild };
+    let taking = TakeOver { parts, live, group, state: state.clone(), meta: Mutex::new(meta), rebuild };
     let taken = taking.run(partitions).await?;
     Ok((state, taken))
 }

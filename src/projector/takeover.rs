@@ -11,20 +11,24 @@ use crate::lake::TableName;
 use crate::log::{EventLog, Group, Handed, StateChange};
 use crate::state::handover::MARK;
 use crate::state::{Meta, PartitionMark, State, StateError};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 /// Changes stored in one transaction.
 const PAGE: usize = 20_000;
+/// Partitions taken over at the same time: each waits for the brokers more than it computes.
+const SIDE_BY_SIDE: usize = 4;
 
-/// Takes over partitions one after the other.
+/// Takes over partitions.
 pub(super) struct TakeOver<'a> {
     pub parts: &'a Parts,
     pub live: &'a Live,
     pub group: &'a dyn Group,
     pub state: State,
-    pub meta: Meta,
+    pub meta: Mutex<Meta>,
     /// The rebuild that the tables come from.
     pub rebuild: i64,
 }
@@ -39,29 +43,55 @@ pub(super) struct Taken {
 
 impl TakeOver<'_> {
     /// Makes the state of these partitions what it was when they were left.
-    pub async fn run(mut self, partitions: &[u32]) -> Result<Taken, ProjectorError> {
-        let mut refused = BTreeMap::new();
+    pub async fn run(self, partitions: &[u32]) -> Result<Taken, ProjectorError> {
         let archived = self.parts.lake.table(TableName::Events).snapshot();
-        for partition in partitions {
-            let archived_to = archived.positions.get(partition).copied().unwrap_or(0);
-            if let Some(appended_us) = archived.appended_us.get(partition) {
-                match same_log(&*self.parts.log, *partition, archived_to, *appended_us).await {
-                    Err(error @ ProjectorError::OtherRecords { .. }) => {
-                        tracing::error!(%error, "the partition is not folded on");
-                        refused.insert(*partition, error);
-                        continue;
-                    }
-                    checked => checked?,
-                }
+        let (mut waiting, mut taking, mut refused) =
+            (partitions.iter().copied(), FuturesUnordered::new(), BTreeMap::new());
+        loop {
+            for partition in waiting.by_ref().take(SIDE_BY_SIDE - taking.len()) {
+                let archived_to = archived.positions.get(&partition).copied().unwrap_or(0);
+                let appended_us = archived.appended_us.get(&partition).copied();
+                taking.push(self.take_or_refuse(partition, archived_to, appended_us));
             }
-            self.take(*partition, archived_to).await?;
+            let Some(taken) = taking.next().await else { break };
+            refused.extend(taken?);
         }
-        Ok(Taken { meta: self.meta, refused })
+        drop(taking);
+        Ok(Taken { meta: self.meta.into_inner().unwrap_or_else(PoisonError::into_inner), refused })
     }
 
-    async fn take(&mut self, partition: u32, archived_to: u64) -> Result<(), ProjectorError> {
+    /// Takes a partition over, or says why it cannot be folded on.
+    async fn take_or_refuse(
+        &self,
+        partition: u32,
+        archived_to: u64,
+        appended_us: Option<i64>,
+    ) -> Result<Option<(u32, ProjectorError)>, ProjectorError> {
+        if let Some(appended_us) = appended_us {
+            match same_log(&*self.parts.log, partition, archived_to, appended_us).await {
+                Err(error @ ProjectorError::OtherRecords { .. }) => {
+                    tracing::error!(%error, "the partition is not folded on");
+                    return Ok(Some((partition, error)));
+                }
+                checked => checked?,
+            }
+        }
+        self.take(partition, archived_to).await?;
+        Ok(None)
+    }
+
+    fn mark(&self, partition: u32) -> PartitionMark {
+        self.meta().partitions[partition as usize].clone()
+    }
+
+    fn meta(&self) -> MutexGuard<'_, Meta> {
+        // A mark is replaced whole, so what a panic left locked is still good.
+        self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take(&self, partition: u32, archived_to: u64) -> Result<(), ProjectorError> {
         let handed = self.group.handed(partition).await?;
-        let own = self.meta.partitions[partition as usize].clone();
+        let own = self.mark(partition);
         let is_handed =
             |handed: &Handed| !handed.basis.is_empty() && handed.basis == own.basis && handed.position == own.position;
         if self.fits(&own, archived_to) && handed.as_ref().is_some_and(is_handed) {
@@ -94,15 +124,17 @@ impl TakeOver<'_> {
         mark.rebuild == self.rebuild && mark.position <= archived_to
     }
 
-    fn keep(&mut self, partition: u32, mark: PartitionMark) -> Result<(), ProjectorError> {
-        self.meta.partitions[partition as usize] = mark;
+    fn keep(&self, partition: u32, mark: PartitionMark) -> Result<(), ProjectorError> {
+        // Stored under the lock: what is stored last has the marks of all.
+        let mut meta = self.meta();
+        meta.partitions[partition as usize] = mark;
         let mut batch = self.state.batch();
-        batch.set_meta(&self.meta);
+        batch.set_meta(&meta);
         Ok(batch.commit()?)
     }
 
     /// The mark goes first: what is half removed counts as nothing.
-    fn forget(&mut self, partition: u32) -> Result<(), ProjectorError> {
+    fn forget(&self, partition: u32) -> Result<(), ProjectorError> {
         self.keep(partition, PartitionMark::default())?;
         Ok(tokio::task::block_in_place(|| self.state.clear(partition))?)
     }
@@ -179,8 +211,8 @@ impl TakeOver<'_> {
     }
 
     /// Hands over the whole state of a partition under a new basis.
-    async fn publish(&mut self, partition: u32) -> Result<(), ProjectorError> {
-        let position = self.meta.partitions[partition as usize].position;
+    async fn publish(&self, partition: u32) -> Result<(), ProjectorError> {
+        let position = self.mark(partition).position;
         // Until the new mark stands there is none, so nobody takes up what is half written. The position goes with each
         // page because it is what a member that has been taken over cannot store.
         let unfinished = || vec![Handed { partition, position, basis: String::new() }];
@@ -202,11 +234,11 @@ impl TakeOver<'_> {
             self.group.store(page.to_vec(), unfinished()).await?;
         }
         let basis = Uuid::now_v7().to_string();
-        let mut mark = self.meta.partitions[partition as usize].clone();
-        mark.basis = basis.clone();
+        let mark = PartitionMark { basis: basis.clone(), ..self.mark(partition) };
         self.keep(partition, mark)?;
         let handed = Handed { partition, position, basis };
-        self.group.store(vec![self.meta.handover(partition)], vec![handed]).await?;
+        let change = self.meta().handover(partition);
+        self.group.store(vec![change], vec![handed]).await?;
         Ok(())
     }
 

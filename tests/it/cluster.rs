@@ -2,6 +2,7 @@
 
 use super::harness::{Home, Server, until};
 use super::parts::{self, Kafka, Minio};
+use counterbat::log::kafka::Settings;
 use serde_json::Value;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +17,21 @@ pub fn name(what: &str) -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     format!("{what}-{now_ms}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A topic of this name, made when it is missing, with those that belong to it.
+pub fn settings(brokers: &str, topic: &str, partitions: u32) -> Settings {
+    Settings {
+        brokers: brokers.to_owned(),
+        topic: topic.to_owned(),
+        state_topic: format!("{topic}-state"),
+        registry_topic: format!("{topic}-registry"),
+        group: topic.to_owned(),
+        create_topics: true,
+        replication: None,
+        partitions,
+        properties: Vec::new(),
+    }
 }
 
 /// What the processes share. Topic and tables come into being with the first of them.

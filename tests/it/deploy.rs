@@ -61,6 +61,13 @@ impl Deployment {
         command.env_clear().envs(variables).env("PATH", path()).current_dir(self.dir.path());
         command.stdin(std::fs::File::open(self.path("docker-compose.yml")).unwrap()).output().unwrap()
     }
+
+    /// What the compose file says when it is read with these variables.
+    fn plan(&self, variables: &BTreeMap<String, String>) -> Value {
+        let output = self.read(variables);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
 }
 
 /// The programs of the tests come first.
@@ -76,9 +83,7 @@ fn the_compose_file_is_valid_and_brings_no_secrets() {
     }
     let deployment = Deployment::new();
     let variables = deployment.variables();
-    let output = deployment.read(&variables);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read = deployment.plan(&variables);
     for (name, service) in read["compose"]["services"].as_object().unwrap() {
         let tag = service["image"].as_str().unwrap().rsplit_once(':').expect("an image has a tag").1;
         assert!(tag.chars().any(|c| c.is_ascii_digit()), "{name}: {tag} is no version");
@@ -127,9 +132,7 @@ fn every_service_works_by_its_own_command() {
     }
     let deployment = Deployment::new();
     let variables = deployment.variables();
-    let output = deployment.read(&variables);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read = deployment.plan(&variables);
     let services = read["services"].as_object().unwrap();
     let address = |of: &str| read["addresses"][of].as_str().unwrap_or_else(|| panic!("no {of}")).to_owned();
 

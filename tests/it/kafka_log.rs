@@ -1,10 +1,10 @@
 //! A topic of Kafka keeps what every log promises.
 
-use super::cluster::name;
+use super::cluster::{name, settings};
 use super::harness::runtime;
 use super::parts::{Kafka, missing};
 use counterbat::event::Event;
-use counterbat::log::kafka::{KafkaLog, Settings};
+use counterbat::log::kafka::KafkaLog;
 use counterbat::log::{EventLog, LogError, Position, read_before};
 use std::sync::Arc;
 
@@ -12,17 +12,7 @@ use std::sync::Arc;
 mod promises;
 
 async fn open(topic: &str, partitions: u32) -> Result<Arc<dyn EventLog>, LogError> {
-    let settings = Settings {
-        brokers: Kafka::shared().brokers(),
-        topic: topic.to_owned(),
-        state_topic: format!("{topic}-state"),
-        registry_topic: format!("{topic}-registry"),
-        group: topic.to_owned(),
-        create_topics: true,
-        replication: None,
-        partitions,
-        properties: Vec::new(),
-    };
+    let settings = settings(&Kafka::shared().brokers(), topic, partitions);
     Ok(Arc::new(KafkaLog::open(settings).await?))
 }
 

@@ -1,10 +1,10 @@
 //! What processes of a log tell each other is with all of them, whatever becomes of the brokers and of the topic.
 
-use super::cluster::name;
+use super::cluster::{name, settings};
 use super::harness::{runtime, until};
 use super::parts::{Kafka, missing};
 use super::tools::kcat;
-use counterbat::log::kafka::{KafkaLog, Settings};
+use counterbat::log::kafka::KafkaLog;
 use counterbat::log::registry::Registry;
 use counterbat::log::{EventLog, LogError};
 use std::collections::BTreeMap;
@@ -16,24 +16,10 @@ struct Process {
     registry: Arc<dyn Registry>,
 }
 
-fn settings(brokers: &str, topic: &str) -> Settings {
-    Settings {
-        brokers: brokers.to_owned(),
-        topic: topic.to_owned(),
-        state_topic: format!("{topic}-state"),
-        registry_topic: format!("{topic}-registry"),
-        group: topic.to_owned(),
-        create_topics: true,
-        replication: None,
-        partitions: 1,
-        properties: Vec::new(),
-    }
-}
-
 impl Process {
     fn try_start(brokers: &str, topic: &str) -> Result<Self, LogError> {
         runtime().block_on(async {
-            let log = KafkaLog::open(settings(brokers, topic)).await?;
+            let log = KafkaLog::open(settings(brokers, topic, 1)).await?;
             let registry = log.registry().await?.expect("a topic is shared");
             Ok(Self { log, registry })
         })

@@ -141,7 +141,7 @@ pub(super) fn read(
         |error: KafkaError| LogError::Unreadable { partition, offset: 0, reason: format!("topic {topic}: {error}") };
     let mut config = settings.consumer();
     config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-    config.set("fetch.message.max.bytes", "8000000").set("queued.max.messages.kbytes", "65536");
+    config.set("fetch.message.max.bytes", "8000000").set("queued.max.messages.kbytes", "32768");
     let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
     wait_for_transactions(settings, &consumer, number).map_err(failed)?;
     let mut assignment = TopicPartitionList::new();
