@@ -148,7 +148,7 @@ impl TakeOver<'_> {
             failed: Option<StateError>,
         }
         let (state, log_id) = (self.state.clone(), self.parts.settings.log_id.clone());
-        let policies = self.meta.policies.clone();
+        let policies = self.meta().policies.clone();
         let taking = Arc::new(Mutex::new(Taking { batch: state.batch(), count: 0, mark: None, failed: None }));
         let shared = taking.clone();
         let each = move |change: StateChange| {
