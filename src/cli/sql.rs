@@ -20,8 +20,9 @@ use std::pin::pin;
 
 /// Ask the tables in SQL
 ///
-/// Tables: events, sessions, messages. Views: users, open_sessions, user_timeline, processed_monthly. SHOW TABLES and
-/// SHOW COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed.
+/// Tables: events, sessions, messages, policies, partitions. Views: usage_daily, spend_daily, quota_monthly, billing_audit,
+/// open_sessions, user_timeline and more; some take an argument, as usage_daily('Europe/Kyiv'). SHOW TABLES and SHOW
+/// COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   counterbat sql \"SELECT account, count(*) FROM sessions GROUP BY account\"

@@ -102,8 +102,12 @@ impl Gathering {
                     };
                     let freshness = freshness(&snapshots, missing.keys().copied().collect());
                     let tables = snapshots.iter().map(view).collect();
+                    let events = snapshots.get(&TableName::Events).map(|events| &events.watermarks);
+                    let watermarks_ms = events.map_or_else(Vec::new, |known| {
+                        (0..partitions).map(|partition| known.get(&partition).copied()).collect()
+                    });
                     self.tell(missing);
-                    return Ok(Picture { tables, freshness });
+                    return Ok(Picture { tables, freshness, watermarks_ms });
                 }
                 Next::Refresh => self.lake.refresh().await?,
                 Next::AskAgain => {}

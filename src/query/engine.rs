@@ -1,10 +1,13 @@
 //! Plans and runs queries: one picture each, within limits.
 
+use super::calendar::{Calendar, Part};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
 use super::functions::UnsignedToken;
 use super::guard;
+use super::reference::{PARTITIONS, POLICIES, Reference};
 use super::table::{PictureTable, Place};
+use super::table_functions;
 use super::views::{VIEWS, View};
 use super::workers::{Work, Workers};
 use crate::lake::picture::TableView;
@@ -39,6 +42,8 @@ use tokio::time::{Instant, timeout};
 pub struct Picture {
     pub tables: BTreeMap<TableName, TableView>,
     pub freshness: Freshness,
+    /// The committed watermark of each partition (ms), where `events` is among the tables.
+    pub watermarks_ms: Vec<Option<i64>>,
 }
 
 /// Where the tables come from.
@@ -76,6 +81,7 @@ struct Planner {
     source: Arc<dyn Pictures>,
     limits: Limits,
     base: SessionState,
+    reference: Reference,
     store: ObjectStoreUrl,
 }
 
@@ -123,8 +129,8 @@ pub fn sql_name(table: TableName) -> &'static str {
 }
 
 impl Engine {
-    /// An engine over `source`. Fails when its object store cannot be addressed.
-    pub fn new(source: Arc<dyn Pictures>, limits: Limits) -> Result<Engine, QueryError> {
+    /// An engine over `source` and what its rows refer to. Fails when its object store cannot be addressed.
+    pub fn new(source: Arc<dyn Pictures>, reference: Reference, limits: Limits) -> Result<Engine, QueryError> {
         let (url, store) = source.object_store();
         let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
         let runtime: Arc<RuntimeEnv> =
@@ -134,8 +140,12 @@ impl Engine {
             SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
         let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
         datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
+        for part in Part::ALL {
+            let function = Arc::new(ScalarUDF::new_from_impl(Calendar::new(part)));
+            datafusion::execution::FunctionRegistry::register_udf(&mut state, function)?;
+        }
         let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
-        Ok(Engine { planner: Arc::new(Planner { source, limits, base: state, store: store_url }), workers })
+        Ok(Engine { planner: Arc::new(Planner { source, limits, base: state, reference, store: store_url }), workers })
     }
 
     /// Answers one statement.
@@ -174,7 +184,8 @@ impl Engine {
 
 impl Planner {
     async fn start(&self, sql: &str) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
-        let statement = guard::parse(sql)?;
+        let mut statement = guard::parse(sql)?;
+        table_functions::expand(&mut statement)?;
         let needs = Needs::of(&self.base, &statement)?;
         let tables: Vec<TableName> = needs.tables.iter().copied().collect();
         let picture = if tables.is_empty() {
@@ -182,7 +193,7 @@ impl Planner {
         } else {
             self.source.take(&tables).await.map_err(QueryError::Internal)?
         };
-        let state = self.state(picture.tables, &needs).await?;
+        let state = self.state(picture.tables, &picture.watermarks_ms, &needs).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
         let physical = state.create_physical_plan(&plan).await?;
@@ -193,6 +204,7 @@ impl Planner {
     async fn state(
         &self,
         mut pictures: BTreeMap<TableName, TableView>,
+        watermarks_ms: &[Option<i64>],
         needs: &Needs,
     ) -> Result<SessionState, QueryError> {
         let schema = Arc::new(MemorySchemaProvider::new());
@@ -212,6 +224,9 @@ impl Planner {
             let provider = PictureTable::new(table, self.source.schema(table), view, &place)?;
             schema.register_table(sql_name(table).to_owned(), Arc::new(provider))?;
         }
+        for (name, table) in self.reference.tables(watermarks_ms)? {
+            schema.register_table(name.to_owned(), Arc::new(table))?;
+        }
         let catalog = Arc::new(MemoryCatalogProvider::new());
         catalog.register_schema(SCHEMA, schema.clone())?;
         let catalogs = Arc::new(MemoryCatalogProviderList::new());
@@ -220,7 +235,7 @@ impl Planner {
         state.register_catalog_list(catalogs);
         state.mark_start_execution();
         for view in VIEWS.iter().filter(|view| needs.views.contains(view.name)) {
-            let plan = state.statement_to_plan(guard::parse(view.sql)?).await?;
+            let plan = state.statement_to_plan(view.statement()?).await?;
             schema.register_table(view.name.to_owned(), Arc::new(ViewTable::new(plan, Some(view.sql.to_owned()))))?;
         }
         Ok(state)
@@ -301,7 +316,10 @@ impl Needs {
             } else if let Some(view) = View::named(name.table())
                 && needs.views.insert(view.name)
             {
-                names.extend(state.resolve_table_references(&guard::parse(view.sql)?)?);
+                names.extend(state.resolve_table_references(&view.statement()?)?);
+            } else if name.table() == PARTITIONS {
+                // How far they have come is known with this table.
+                needs.tables.insert(TableName::Events);
             }
         }
         if schemas {
@@ -321,7 +339,8 @@ fn unknown_table(error: QueryError) -> QueryError {
     let QueryError::Plan { message, line, column } = error else { return error };
     let wanted = message.strip_prefix("table '").and_then(|rest| rest.split_once("' not found")).map(|(name, _)| name);
     let Some(wanted) = wanted else { return QueryError::Plan { message, line, column } };
-    let names: Vec<&str> = TABLES.iter().map(|table| sql_name(*table)).chain(VIEWS.iter().map(|v| v.name)).collect();
+    let tables = TABLES.iter().map(|table| sql_name(*table)).chain([POLICIES, PARTITIONS]);
+    let names: Vec<&str> = tables.chain(VIEWS.iter().map(|view| view.name)).collect();
     let near = names.iter().map(|name| (distance(&wanted.to_lowercase(), name), name));
     let near = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min();
     let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();

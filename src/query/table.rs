@@ -131,7 +131,7 @@ impl ParquetFiles {
         } else {
             TableSchema::from(schema.clone())
         };
-        let bounds = Bounds::of(table, &schema, files);
+        let bounds = Bounds::of(table, files);
         let files = files
             .iter()
             .map(|file| {

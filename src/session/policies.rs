@@ -1,6 +1,6 @@
 //! Which policy each account is folded under.
 
-use super::PolicyChain;
+use super::{Policy, PolicyChain};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,6 +20,12 @@ impl Policies {
     /// The policy of an account, where it has one of its own.
     pub fn of(&self, account: &str) -> Option<PolicyChain> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned()
+    }
+
+    /// Every policy that is in force for one of the accounts at some time. Some may be there more than once.
+    pub fn all(&self) -> Vec<Arc<Policy>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().flat_map(PolicyChain::policies).cloned().collect()
     }
 
     /// How many accounts have one. It grows when, and only when, an answer of [`Policies::of`] changes.

@@ -81,6 +81,11 @@ impl Policy {
         toml::from_str(text).map_err(|error| PolicyError::Invalid(error.to_string()))
     }
 
+    /// The built-in policies.
+    pub fn built_in() -> Result<Vec<Arc<Self>>, PolicyError> {
+        BUILT_IN.into_iter().map(|text| Self::parse(text).map(Arc::new)).collect()
+    }
+
     /// The built-in policy of that name.
     pub fn named(name: &str) -> Result<Arc<Self>, PolicyError> {
         for text in BUILT_IN {
@@ -118,6 +123,11 @@ impl PolicyChain {
         let later: Vec<String> =
             self.later.iter().map(|(start_ms, policy)| format!(", {} from {start_ms}", policy.name)).collect();
         format!("{}{}", self.first.name, later.concat())
+    }
+
+    /// All of them, from the first to the last.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        std::iter::once(&self.first).chain(self.later.iter().map(|(_, policy)| policy))
     }
 
     /// The policy in force at a time.
