@@ -36,3 +36,4 @@ mod tools;
 mod topic;
 mod transfer;
 mod viber;
+mod views;
