@@ -1,34 +1,34 @@
 -- Avoidable cost: messages that Viber charged out of session, and that would have been free a little later or earlier: a
 -- service session of the same user had ended, or would open, within 60 minutes; avoidable_cost(15) says 15.
 --
--- account          TEXT           the account
--- user_id          TEXT           the receiver
--- message_token    BIGINT         the message
--- sent_at          TIMESTAMP      when Viber accepted it
--- session_id       TEXT           the service session nearest to it
--- side             TEXT           after: it was sent after the end of that session; before: before its opening
--- distance_seconds DOUBLE         how far from it
--- country          TEXT           of the receiver
--- cost             DECIMAL(18,6)  what it costs; NULL where no price is known
--- currency         TEXT           of the cost
--- state            TEXT           provisional or settled
+-- account       TEXT           the account
+-- user_id       TEXT           the receiver
+-- message_token BIGINT         the message
+-- sent_at       TIMESTAMP      when Viber accepted it
+-- session_id    TEXT           the service session nearest to it
+-- side          TEXT           after: it was sent after the end of that session; before: before its opening
+-- distance_ms   BIGINT         how far from it
+-- country       TEXT           of the receiver
+-- cost          DECIMAL(18,6)  what it costs; NULL where no price is known
+-- currency      TEXT           of the cost
+-- state         TEXT           provisional or settled
 --
--- $minutes         INT            the parameter: 60 where none is given
+-- $minutes      INT            the parameter: 60 where none is given
 SELECT
-  account, user_id, message_token, sent_at, session_id, side, distance_seconds, country, cost, currency, state
+  account, user_id, message_token, sent_at, session_id, side, distance_ms, country, cost, currency, state
 FROM (
   SELECT
     *,
-    row_number() OVER (PARTITION BY account, user_id, message_token ORDER BY distance_seconds, session_id) AS place
+    row_number() OVER (PARTITION BY account, user_id, message_token ORDER BY distance_ms, session_id) AS place
   FROM (
     SELECT
       charged.*,
       near.session_id,
       CASE WHEN near.opened_at > charged.sent_at THEN 'before' ELSE 'after' END AS side,
       CASE
-        WHEN near.opened_at > charged.sent_at THEN date_part('epoch', near.opened_at) - date_part('epoch', charged.sent_at)
-        ELSE date_part('epoch', charged.sent_at) - date_part('epoch', near.ended_at)
-      END AS distance_seconds
+        WHEN near.opened_at > charged.sent_at THEN CAST(near.opened_at AS BIGINT) - CAST(charged.sent_at AS BIGINT)
+        ELSE CAST(charged.sent_at AS BIGINT) - CAST(near.ended_at AS BIGINT)
+      END / 1000 AS distance_ms
     FROM (
       SELECT account, user_id, message_token, sent_at, country, cost, currency, state
       FROM messages

@@ -6,7 +6,7 @@
 -- policy     TEXT           of the last message
 -- fee        DECIMAL(18,6)  the monthly fee of that policy, in EUR
 -- settled_at TIMESTAMP      from this watermark on it is settled
-SELECT account, month, policy, coalesce(monthly_fee_eur, 0) AS fee, settled_at
+SELECT account, month, policy, CAST(coalesce(monthly_fee_eur, 0) AS DECIMAL(18, 6)) AS fee, settled_at
 FROM (
   SELECT
     account,

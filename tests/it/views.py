@@ -60,12 +60,8 @@ def month_end_ms(first):
 
 
 def percentile(values, share):
-    if not values:
-        return None
-    values, at = sorted(values), Fraction(share) * (len(values) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(values) - 1)
-    return float(values[low] + (values[high] - values[low]) * (at - low))
+    """The least of the values that such a share of them does not exceed."""
+    return sorted(values)[math.ceil(Fraction(share) * len(values)) - 1] if values else None
 
 
 def number(value):
@@ -301,7 +297,7 @@ def avoidable(history, minutes):
         if near:
             distance, session_id, side = min(near)
             yield {"account": row["account"], "user_id": row["user_id"], "message_token": str(row["message_token"]), "sent_at": row["sent_at"],
-                   "session_id": session_id, "side": side, "distance_seconds": distance / 1000, "country": row["country"], "state": "settled"}
+                   "session_id": session_id, "side": side, "distance_ms": distance, "country": row["country"], "state": "settled"}
 
 
 def statement(history, lateness_days, watermark):

@@ -185,9 +185,9 @@ async fn what_would_have_been_free_nearby_is_avoidable() {
         session("bb", "2026-03-02T10:20:00Z", "2026-03-03T10:20:00Z"),
     ];
     let engine = engine(&HISTORY, &sessions, &[]);
-    let columns = "SELECT message_token, session_id, side, distance_seconds, cost, currency FROM";
-    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost")).await, "7,bb,before,1200.0,0.200000,EUR");
-    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost(20)")).await, "7,bb,before,1200.0,0.200000,EUR");
+    let columns = "SELECT message_token, session_id, side, distance_ms, cost, currency FROM";
+    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost")).await, "7,bb,before,1200000,0.200000,EUR");
+    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost(20)")).await, "7,bb,before,1200000,0.200000,EUR");
     assert_eq!(csv(&engine, &format!("{columns} avoidable_cost(19)")).await, "");
 }
 
