@@ -299,7 +299,7 @@ async fn files_of_other_hours_and_days_are_not_opened() {
     );
     for of_later_days in [
         "events WHERE received_at >= TIMESTAMP '2026-01-02T00:00:00Z'",
-        "events WHERE event_time + INTERVAL '1 day' > TIMESTAMP '2026-01-02T10:01:00Z'",
+        "events WHERE event_time + INTERVAL '1 day' > TIMESTAMP '2026-01-03T10:01:00Z'",
         "events WHERE date_trunc('month', date) = '2026-02-01'",
         "processed_monthly WHERE month > '2026-01-01'",
         "usage_hourly WHERE hour > TIMESTAMP '2026-01-03T00:00:00Z'",

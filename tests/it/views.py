@@ -365,7 +365,7 @@ def main():
         ]
         wrong += differing[:3]
         print(f"{view}: {len(wanted)} rows", file=sys.stderr)
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or None)
 
 
 main()

@@ -74,8 +74,12 @@ fn engine(messages: &[[&'static str; 8]], sessions: &[[&str; 10]], watermarks: &
     };
     lay(Messages, &MESSAGE, &messages);
     lay(Sessions, &SESSION, &sessions);
-    let refused = ["call", "send_message", "shop", "x/1", "2026-03-05T00:00:00Z", "24", "2026-03-05"];
-    lay(Events, &["origin", "type", "account", "event_id", "received_at", "status", "date"], &[&refused, &refused]);
+    // Told twice, and of one receiver of a broadcast.
+    let refused = ["call", "send_message", "shop", "x/1", "2026-03-05T00:00:00Z", "24", "{}", "2026-03-05"];
+    let data = r#"{"request":{"text":"\"receiver_status\":24,"},"receiver_status":23}"#;
+    let partly = ["call", "broadcast_message", "shop", "x/2", "2026-03-06T00:00:00Z", "0", data, "2026-03-06"];
+    let names = ["origin", "type", "account", "event_id", "received_at", "status", "data", "date"];
+    lay(Events, &names, &[&refused, &refused, &partly]);
     fixture.engine(LIMITS)
 }
 
@@ -116,7 +120,7 @@ async fn what_is_beyond_the_quota_is_predicted_to_be_charged() {
              FROM quota_monthly WHERE month > '2026-01-01' ORDER BY month"
         )
         .await,
-        "2026-03-01,tiny,2,5,2,0,1,5,1,0,1,2026-03-05T00:00:00.000Z,2026-04-01T00:00:00.000Z,5.0,2026-03-01T10:00:00.000Z,\
+        "2026-03-01,tiny,2,5,2,0,1,5,1,1,1,2026-03-05T00:00:00.000Z,2026-04-01T00:00:00.000Z,5.0,2026-03-01T10:00:00.000Z,\
          |2026-04-01,tiny,2,1,1,1,1,0,0,0,0,,2026-05-01T00:00:00.000Z,1.0333,,"
     );
 }
