@@ -7,9 +7,9 @@
 -- callbacks  BIGINT  callbacks of Viber
 SELECT
   account,
-  CAST(date_trunc('month', date) AS DATE) AS month,
+  month_of(date) AS month,
   count(*) FILTER (WHERE origin = 'call') AS requests,
   count(*) FILTER (WHERE origin = 'callback') AS callbacks
 FROM events
 WHERE origin IN ('call', 'callback')
-GROUP BY account, CAST(date_trunc('month', date) AS DATE)
+GROUP BY account, month_of(date)

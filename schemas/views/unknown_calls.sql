@@ -1,6 +1,7 @@
 -- Unknown calls: sends whose start is recorded ([log] intent) and whose result is not, so Viber may have taken and billed
 -- them or not: the gateway was ended between the two, or the result waits in its spill until the brokers are back. A call
--- that is still under way is there as well: it is younger than [upstream] timeout.
+-- that is still under way is there as well: it is younger than [upstream] timeout. unknown_calls('2026-03-01T10:00:00Z')
+-- are those from that time on, and reads nothing older.
 --
 -- account     TEXT      the account
 -- user_id     TEXT      the receiver; NULL of a broadcast
@@ -10,6 +11,8 @@
 -- started_at  TIMESTAMP when it was about to be relayed
 -- age_seconds BIGINT    how long ago that is
 -- digest      TEXT      SHA-256 of the request without its token, in hexadecimal digits
+--
+-- $since      TIMESTAMP the parameter: '1970-01-01' where none is given
 SELECT
   account,
   user_id,
@@ -29,12 +32,12 @@ FROM (
   FROM (
     SELECT event_id AS call_id, account, user_id, received_at AS started_at, data, 0 AS results
     FROM events
-    WHERE origin = 'counterbat' AND type = 'call.started'
+    WHERE origin = 'counterbat' AND type = 'call.started' AND received_at >= $since
     UNION ALL
     -- A result begins with the id of its call.
     SELECT substr(data, 13, 36), NULL, NULL, NULL, NULL, 1
     FROM events
-    WHERE origin = 'call' AND data LIKE '{"call_id":"%'
+    WHERE origin = 'call' AND data LIKE '{"call_id":"%' AND received_at >= $since
   ) AS told
   GROUP BY call_id
   HAVING sum(results) = 0

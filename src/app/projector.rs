@@ -2,7 +2,9 @@
 
 use super::accounts::{self, PolicyBook};
 use super::{AppError, Base};
-use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle};
+use crate::config::LogKind;
+use crate::projector::verify::Verifier;
+use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle, Rebuilds};
 use crate::session::PolicyChain;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ const RETAIN_EVERY: Duration = Duration::from_secs(300);
 /// A projector at work.
 pub(super) struct Running {
     pub handle: ProjectorHandle,
+    settings: Arc<projector::Settings>,
     stop: watch::Sender<bool>,
     pub task: JoinHandle<Result<(), ProjectorError>>,
     /// Follows what becomes of accounts elsewhere.
@@ -48,18 +51,40 @@ impl Base {
                 Box::pin(async move { book.catch_up().await })
             })
         });
-        let settings = projector::Settings { newest_policies: newest, ..self.settings()? };
+        let settings = Arc::new(projector::Settings { newest_policies: newest, ..self.settings()? });
         let parts = projector::Parts {
             log: self.log.clone(),
             lake: self.lake().await?,
             data_dir: self.dir.path.clone(),
             instance: self.dir.instance()?,
-            settings: Arc::new(settings),
+            settings: settings.clone(),
             stop: stopped,
         };
         let (handle, task) = projector::start(parts).await?;
         let following = book.map(|book| tokio::spawn(async move { book.follow().await }));
-        Ok(Running { handle, stop, task, following })
+        Ok(Running { handle, settings, stop, task, following })
+    }
+
+    /// Rebuilds beside a projector at work. One that was not finished is gone on with.
+    pub(super) async fn rebuilds(&self, running: &Running) -> Result<Rebuilds, AppError> {
+        let (handle, settings) = (&running.handle, running.settings.clone());
+        Ok(Rebuilds::start(handle, &self.dir.path, settings, self.shares_its_log()).await?)
+    }
+
+    /// Whether other processes may work on the same log.
+    pub(super) fn shares_its_log(&self) -> bool {
+        self.config.log.kind == LogKind::Kafka
+    }
+
+    /// Holds the tables against the log.
+    pub(super) fn verifier(&self, projector: &ProjectorHandle) -> Result<Verifier, AppError> {
+        Ok(Verifier {
+            log: self.log.clone(),
+            projector: projector.clone(),
+            settings: Arc::new(self.settings()?),
+            data_dir: self.dir.path.clone(),
+            busy: Arc::default(),
+        })
     }
 
     /// What a fold goes by that is alone.

@@ -3,9 +3,10 @@
 use super::{AppError, Base};
 use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
 use crate::config::Role;
+use crate::console::explain::Explainer;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
-use crate::query::{Engine, Limits};
+use crate::query::{Engine, Limits, Reference};
 use axum::Router;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,7 +38,19 @@ impl Base {
             timeout: sql.timeout.0,
             memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
         };
-        Ok(Engine::new(Arc::new(source), limits)?)
+        let fold = &self.config.fold;
+        let reference = Reference::new(
+            self.policies.clone(),
+            self.config.tariffs.policy(&fold.policy)?,
+            fold.allowed_lateness.as_ms(),
+            fold.delivery_window.as_ms(),
+        )?;
+        Ok(Engine::new(Arc::new(source), reference, limits)?)
+    }
+
+    /// Tells what became of events, and why.
+    pub(super) fn explainer(&self, engine: Arc<Engine>, lake: Arc<Lake>) -> Result<Explainer, AppError> {
+        Ok(Explainer { engine, lake, settings: Arc::new(self.settings()?) })
     }
 
     /// The tables, for a process that folds nothing: a projector looks by itself whether they are of its log.

@@ -14,7 +14,7 @@ use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
 use crate::lake::Lake;
-use crate::projector::ProjectorHandle;
+use crate::projector::{ProjectorHandle, Rebuilds};
 use crate::query::Engine;
 use std::future::Future;
 use std::sync::Arc;
@@ -64,12 +64,24 @@ pub async fn serve(
         None if has(Role::Query) => Some(base.tables_of_this_log().await?),
         None => None,
     };
+    let rebuilds = match &running {
+        Some(running) => Some(base.rebuilds(running).await?),
+        None => None,
+    };
     let token = Token::random();
     let engine = match lake.clone().filter(|_| has(Role::Query)) {
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
         None => None,
     };
-    let mut console = open_console(&base, engine.clone(), gateway.clone(), projector.as_ref(), lake.clone(), &token);
+    let mut console = open_console(
+        &base,
+        engine.clone(),
+        gateway.clone(),
+        projector.as_ref(),
+        rebuilds.clone(),
+        lake.clone(),
+        &token,
+    )?;
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
     }
@@ -121,6 +133,9 @@ pub async fn serve(
         membership.abort();
     }
     chores.iter().for_each(JoinHandle::abort);
+    if let Some(rebuilds) = rebuilds {
+        rebuilds.stop().await;
+    }
     let stopped = match (failure, running) {
         (Some(error), _) => Err(error),
         (None, Some(running)) => running.stop().await,
@@ -156,15 +171,20 @@ fn open_console(
     engine: Option<Arc<Engine>>,
     gateway: Option<(crate::gateway::accounts::Accounts, crate::gateway::Gateway)>,
     projector: Option<&ProjectorHandle>,
+    rebuilds: Option<Rebuilds>,
     lake: Option<Arc<Lake>>,
     local: &Token,
-) -> axum::Router {
+) -> Result<axum::Router, AppError> {
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),
         projector: projector.clone(),
         allowed_lateness_ms: base.config.fold.allowed_lateness.as_ms(),
         clock: base.clock.clone(),
     });
+    let explainer = match (&engine, &lake) {
+        (Some(engine), Some(lake)) => Some(base.explainer(engine.clone(), lake.clone())?),
+        _ => None,
+    };
     let health = Health {
         log: base.log.clone(),
         projector: projector.cloned(),
@@ -172,12 +192,15 @@ fn open_console(
         tables: lake.filter(|_| projector.is_none()),
     };
     let tokens = &base.config.console.tokens;
-    console::router(Console {
+    Ok(console::router(Console {
         engine,
+        explainer,
         transfer,
+        verifier: projector.map(|projector| base.verifier(projector)).transpose()?,
+        rebuilds,
         gateway,
         health,
         metrics: base.metrics.clone(),
         tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens, local)),
-    })
+    }))
 }

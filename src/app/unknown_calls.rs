@@ -53,19 +53,11 @@ async fn count(engine: &Engine, metrics: &Metrics, now_us: i64, under_way: Durat
     Ok(())
 }
 
-/// As the view `unknown_calls`, of as few files as can be.
 fn query(now_us: i64, under_way: Duration) -> String {
     let from = format_us(now_us.saturating_sub(WINDOW_US));
     let over = format_us(now_us.saturating_sub(i64::try_from(under_way.as_micros()).unwrap_or(i64::MAX)));
-    let day = from.split('T').next().unwrap_or_default();
-    let within = format!("date >= date '{day}' and received_at >= timestamp '{from}'");
     format!(
-        "select account, count(*) from (select max(account) as account, min(started_at) as started_at from (\
-         select event_id as call_id, account, received_at as started_at, 0 as results from events \
-         where origin = 'counterbat' and type = 'call.started' and {within} \
-         union all select substr(data, 13, 36), null, null, 1 from events \
-         where origin = 'call' and data like '{{\"call_id\":\"%' and {within}) as told \
-         group by call_id having sum(results) = 0) as silent \
+        "select account, count(*) from unknown_calls('{from}') \
          where started_at < timestamp '{over}' and account is not null group by account"
     )
 }

@@ -1,8 +1,10 @@
 //! Flags, exit codes, progress bars, table output.
 
 mod account;
+mod compare;
 mod config;
 mod demo;
+mod explain;
 mod export;
 mod figures;
 mod import;
@@ -14,6 +16,7 @@ mod serve;
 mod server;
 mod sql;
 mod token;
+mod verify;
 
 use crate::app::{self, Access};
 use crate::config::Config;
@@ -49,7 +52,10 @@ enum Command {
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
+    Compare(compare::CompareArgs),
     Redeliver(redeliver::RedeliverArgs),
+    Verify(verify::VerifyArgs),
+    Explain(explain::ExplainArgs),
     Account(account::AccountArgs),
     Token(token::TokenArgs),
     Config(config::ConfigArgs),
@@ -98,7 +104,10 @@ async fn run_on_data(command: Command, config: Config) -> Result<()> {
         Command::Import(args) => import::run(args, config).await,
         Command::Export(args) => export::run(args, config).await,
         Command::Rebuild(args) => rebuild::run(args, config).await,
+        Command::Compare(args) => compare::run(args, config).await,
         Command::Redeliver(args) => redeliver::run(args, config).await,
+        Command::Verify(args) => verify::run(args, config).await,
+        Command::Explain(args) => explain::run(args, config).await,
         Command::Account(args) => account::run(args, config).await,
         Command::Config(args) => config::run(args, &config),
         Command::Demo(_) | Command::Sandbox(_) | Command::Token(_) => Ok(()),

@@ -1,19 +1,24 @@
-//! The second listener: SQL over HTTP, import and export, redelivery, accounts, `/metrics`, health.
+//! The second listener: SQL over HTTP, import and export, rebuilds, redelivery, accounts, `/metrics`, health.
 //!
 //! It shows everything, so it asks for a token; or it listens on this machine only, and then it refuses what a web page of
 //! somebody else makes a browser send. Health is told to everybody.
 
 pub mod accounts;
+pub mod explain;
 pub mod health;
 pub mod problem;
+pub mod rebuilds;
 pub mod redeliver;
 pub mod sql;
 pub mod tokens;
 pub mod transfer;
+pub mod verify;
 
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
 use crate::metrics::Metrics;
+use crate::projector::Rebuilds;
+use crate::projector::verify::Verifier;
 use crate::query::Engine;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -21,6 +26,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use explain::Explainer;
 use health::Health;
 use problem::Problem;
 use std::sync::Arc;
@@ -32,6 +38,9 @@ use transfer::Transfer;
 pub struct Console {
     pub engine: Option<Arc<Engine>>,
     pub transfer: Option<Transfer>,
+    pub verifier: Option<Verifier>,
+    pub explainer: Option<Explainer>,
+    pub rebuilds: Option<Rebuilds>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
@@ -40,7 +49,7 @@ pub struct Console {
 
 /// All routes of the listener.
 pub fn router(console: Console) -> Router {
-    let Console { engine, transfer, gateway, health, metrics, tokens } = console;
+    let Console { engine, transfer, verifier, explainer, rebuilds, gateway, health, metrics, tokens } = console;
     let redelivery = match (&engine, &gateway) {
         (Some(engine), Some((_, gateway))) => {
             redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
@@ -52,6 +61,9 @@ pub fn router(console: Console) -> Router {
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(explainer.map_or_else(|| lacking("query", explain::ROUTES), explain::router))
+        .merge(verifier.map_or_else(|| lacking("projector", verify::ROUTES), verify::router))
+        .merge(rebuilds.map_or_else(|| lacking("projector", rebuilds::ROUTES), rebuilds::router))
         .merge(match gateway {
             Some((accounts, gateway)) => accounts::router(accounts, gateway),
             None => lacking("gateway", accounts::ROUTES),

@@ -1,8 +1,9 @@
 //! What the rest of the program may ask of the projector.
 
 use super::ProjectorError;
-use super::commit::Request;
+use super::commit::{CommitPoint, Request};
 use super::live::{Asked, Live, PartitionStatus, Status, Told};
+use super::rebuild::Pause;
 use crate::event::time::format_us;
 use crate::lake::{Lake, TableName};
 use crate::log::Assignment;
@@ -27,6 +28,8 @@ pub struct ProjectorHandle {
     pub(super) live: Arc<Live>,
     pub(super) lake: Arc<Lake>,
     pub(super) requests: mpsc::Sender<Request>,
+    /// Work to be done between two runs.
+    pub(super) pauses: mpsc::Sender<Pause>,
 }
 
 impl ProjectorHandle {
@@ -88,15 +91,41 @@ impl ProjectorHandle {
                 Err(ProjectorError::Behind { .. }) => continue,
                 folded => folded?,
             }
-            let (done, wait) = tokio::sync::oneshot::channel();
-            self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
             // A commit that failed is made again, and so is one that a change of partitions has cut short.
-            if wait.await.is_ok() && self.archived(ends) {
+            if self.commit().await?.is_some() && self.archived(ends) {
                 return Ok(());
             }
             tokio::time::sleep(OTHERS_EVERY).await;
             let refreshed = self.lake.refresh().await;
             refreshed.unwrap_or_else(|error| tracing::debug!(%error, "the tables are not readable yet"));
+        }
+    }
+
+    /// Has everything folded by now committed; `None` where that failed.
+    async fn commit(&self) -> Result<Option<CommitPoint>, ProjectorError> {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
+        Ok(wait.await.ok())
+    }
+
+    /// The tables with everything before `ends` (by partition) that is this process's to fold, at one moment.
+    /// [`ProjectorError::Behind`] where they cannot be brought so far.
+    pub(super) async fn commit_point(&self, ends: &[u64]) -> Result<CommitPoint, ProjectorError> {
+        let began = tokio::time::Instant::now();
+        let mut told = None;
+        loop {
+            self.wait_folded(ends).await?;
+            if let Some(point) = self.commit().await? {
+                return Ok(point);
+            }
+            // The run that has failed tells why a moment later, until the next one has committed something.
+            tokio::time::sleep(OTHERS_EVERY).await;
+            let Status { error, committed_us, .. } = self.live.status();
+            told = error.or(told);
+            if began.elapsed() >= OUTAGE {
+                let error = told.unwrap_or_else(|| "a commit has failed; the log says why".to_owned());
+                return Err(ProjectorError::Behind { error, committed: committed(committed_us) });
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Lets through one statement that only reads the tables, and says why anything else is refused.
 
 use super::error::QueryError;
+use super::table_functions;
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
@@ -97,6 +98,10 @@ impl Visitor for Guard {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
         let name = match factor {
+            // Views, which are looked through like any other.
+            TableFactor::Table { name, args: Some(_), .. } if table_functions::named(name).is_some() => {
+                return ControlFlow::Continue(());
+            }
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => name.to_string(),
             TableFactor::TableFunction { expr: ast::Expr::Function(function), .. } => function.name.to_string(),
             _ => return ControlFlow::Continue(()),
@@ -104,7 +109,8 @@ impl Visitor for Guard {
         if FUNCTIONS.contains(&name.to_lowercase().as_str()) {
             return ControlFlow::Continue(());
         }
-        let known = FUNCTIONS.join(", ");
+        let known: Vec<&str> = FUNCTIONS.into_iter().chain(table_functions::names()).collect();
+        let known = known.join(", ");
         ControlFlow::Break(format!(
             "the table function {name} is refused: only the tables are read (there are {known})"
         ))

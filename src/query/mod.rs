@@ -1,14 +1,19 @@
 //! SQL over the tables as they are now: one consistent picture a query, read-only, within limits (spec §6).
 
+pub mod calendar;
+pub mod compare;
 pub mod engine;
 pub mod error;
 pub mod freshness;
 pub mod functions;
+mod generations;
 pub mod guard;
 pub mod keys;
 pub mod output;
 mod pruning;
+pub mod reference;
 pub mod table;
+pub mod table_functions;
 mod value;
 pub mod views;
 mod workers;
@@ -16,6 +21,7 @@ mod workers;
 pub use engine::{Engine, Limits, Picture, Pictures, QueryStream};
 pub use error::QueryError;
 pub use freshness::Freshness;
+pub use reference::Reference;
 
 #[cfg(test)]
 pub(crate) mod tests;

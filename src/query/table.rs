@@ -77,6 +77,11 @@ impl PictureTable {
         let plan = parts.try_fold(first, |plan, part| plan.union(part.build()?))?.build()?;
         Ok(PictureTable { schema, plan })
     }
+
+    /// What a plan gives that has the columns of `schema`.
+    pub fn of_plan(schema: SchemaRef, plan: LogicalPlan) -> PictureTable {
+        PictureTable { schema, plan }
+    }
 }
 
 #[async_trait]
@@ -131,7 +136,7 @@ impl ParquetFiles {
         } else {
             TableSchema::from(schema.clone())
         };
-        let bounds = Bounds::of(table, &schema, files);
+        let bounds = Bounds::of(table, files);
         let files = files
             .iter()
             .map(|file| {

@@ -1,12 +1,16 @@
 //! Queries over real Parquet files with rows laid over them.
 
+mod views;
+
 use super::output::{Format, Writer};
-use super::{Engine, Freshness, Limits, Picture, Pictures, QueryError};
+use super::{Engine, Freshness, Limits, Picture, Pictures, QueryError, Reference};
+use crate::lake;
 use crate::lake::picture::TableView;
 use crate::lake::{FileEntry, Span, TableName};
+use crate::session::{Policies, Policy};
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -22,52 +26,11 @@ use tempfile::TempDir;
 const DAY: i32 = 20_454; // 2026-01-01
 const HOUR: i64 = DAY as i64 * 24;
 
+/// The table's columns, all of which may be NULL here.
 fn schema(table: TableName) -> SchemaRef {
-    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let columns: Vec<(&str, DataType)> = match table {
-        TableName::Events => vec![
-            ("offset", DataType::Int64),
-            ("origin", DataType::Utf8),
-            ("type", DataType::Utf8),
-            ("account", DataType::Utf8),
-            ("user_id", DataType::Utf8),
-            ("message_token", DataType::Int64),
-            ("event_time", time.clone()),
-            ("event_id", DataType::Utf8),
-            ("received_at", time),
-            ("data", DataType::Utf8),
-            ("message_type", DataType::Utf8),
-            ("country", DataType::Utf8),
-            ("disposition", DataType::Utf8),
-            ("date", DataType::Date32),
-        ],
-        TableName::Sessions => vec![
-            ("session_id", DataType::Utf8),
-            ("account", DataType::Utf8),
-            ("user_id", DataType::Utf8),
-            ("country", DataType::Utf8),
-            ("kind", DataType::Utf8),
-            ("state", DataType::Utf8),
-            ("opened_at", time.clone()),
-            ("expires_at", time.clone()),
-            ("closed_at", time.clone()),
-            ("close_reason", DataType::Utf8),
-            ("opened_by_token", DataType::Int64),
-            ("inbound", DataType::Int32),
-            ("outbound", DataType::Int32),
-            ("last_event_at", time),
-            ("cost", DataType::Decimal128(18, 6)),
-            ("policy", DataType::Utf8),
-        ],
-        TableName::Messages => vec![
-            ("account", DataType::Utf8),
-            ("user_id", DataType::Utf8),
-            ("message_token", DataType::Int64),
-            ("sent_at", time),
-            ("verdict", DataType::Utf8),
-        ],
-    };
-    Arc::new(Schema::new(columns.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
+    let columns = lake::schema::of(table);
+    let columns = columns.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(columns.collect::<Vec<Field>>()))
 }
 
 /// Rows of the named columns, as text; an empty text is NULL, other columns are.
@@ -91,6 +54,8 @@ fn rows(table: TableName, names: &[&str], values: &[&[&str]]) -> RecordBatch {
 struct Fixture {
     dir: TempDir,
     views: BTreeMap<TableName, TableView>,
+    policy: Arc<Policy>,
+    watermarks_ms: Vec<Option<i64>>,
 }
 
 impl Fixture {
@@ -110,8 +75,14 @@ impl Fixture {
         FileEntry { path, size, rows: batch.num_rows() as u64, span, date, stats: None }
     }
 
+    fn empty() -> Fixture {
+        let views = TableName::ALL.map(|table| (table, TableView::default()));
+        let policy = Policy::named("counterbat").unwrap();
+        Fixture { dir: TempDir::new().unwrap(), views: views.into(), policy, watermarks_ms: Vec::new() }
+    }
+
     fn new() -> Fixture {
-        let mut fixture = Fixture { dir: TempDir::new().unwrap(), views: BTreeMap::new() };
+        let mut fixture = Fixture::empty();
         use TableName::{Events, Messages, Sessions};
         let names = [
             "offset",
@@ -227,7 +198,9 @@ impl Fixture {
     }
 
     fn engine(self, limits: Limits) -> Engine {
-        Engine::new(Arc::new(self), limits).unwrap()
+        let days = |days: i64| days * 86_400_000;
+        let reference = Reference::new(Policies::default(), self.policy.clone(), days(3), days(14)).unwrap();
+        Engine::new(Arc::new(self), reference, limits).unwrap()
     }
 }
 
@@ -235,7 +208,7 @@ impl Fixture {
 impl Pictures for Fixture {
     async fn take(&self, tables: &[TableName]) -> Result<Picture, String> {
         let tables = tables.iter().map(|table| (*table, self.views[table].clone())).collect();
-        Ok(Picture { tables, freshness: Freshness::default() })
+        Ok(Picture { tables, freshness: Freshness::default(), watermarks_ms: self.watermarks_ms.clone() })
     }
 
     fn schema(&self, table: TableName) -> SchemaRef {
@@ -306,7 +279,14 @@ async fn files_and_rows_over_them_are_one_table() {
 
 #[tokio::test]
 async fn files_of_other_hours_and_days_are_not_opened() {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
+    for (table, told) in [
+        (TableName::Events, r#"{"event_time":"2026-01-01T10:00:02.000Z"}"#),
+        (TableName::Sessions, r#"{"expires_at":"2026-01-02T00:00:00.000Z"}"#),
+    ] {
+        let stats = format!(r#"{{"minValues":{told},"maxValues":{told}}}"#);
+        fixture.views.get_mut(&table).unwrap().clean[0].stats = Some(stats);
+    }
     for (table, file) in [(TableName::Events, 0), (TableName::Sessions, 0)] {
         let path = &fixture.views[&table].clean[file].path;
         std::fs::write(fixture.dir.path().join(path), b"no Parquet").unwrap();
@@ -317,6 +297,20 @@ async fn files_of_other_hours_and_days_are_not_opened() {
         csv(&engine, "SELECT count(*) FROM sessions WHERE opened_at >= TIMESTAMP '2026-01-01T02:00:00Z'").await,
         "2"
     );
+    for of_later_days in [
+        "events WHERE received_at >= TIMESTAMP '2026-01-02T00:00:00Z'",
+        "events WHERE event_time + INTERVAL '1 day' > TIMESTAMP '2026-01-03T10:01:00Z'",
+        "events WHERE date_trunc('month', date) = '2026-02-01'",
+        "processed_monthly WHERE month > '2026-01-01'",
+        "usage_hourly WHERE hour > TIMESTAMP '2026-01-03T00:00:00Z'",
+        "usage_daily('America/New_York') WHERE day > '2026-01-02' AND account = 'shop'",
+        "usage_monthly WHERE month = '2026-02-01'",
+        "completeness('2026-01-02') WHERE account = 'shop'",
+        "open_sessions",
+        "expiring_sessions",
+    ] {
+        written(&engine, Format::Csv, &format!("SELECT * FROM {of_later_days}")).await.expect(of_later_days);
+    }
     assert!(matches!(
         written(&engine, Format::Csv, "SELECT * FROM events").await,
         Err(QueryError::Internal(_) | QueryError::Execution(_))
@@ -351,7 +345,12 @@ async fn views_answer() {
 async fn the_catalog_is_described() {
     let engine = engine();
     let tables = csv(&engine, "SHOW TABLES").await;
-    for name in ["counterbat,public,events,BASE TABLE", "counterbat,public,users,VIEW"] {
+    for name in [
+        "counterbat,public,events,BASE TABLE",
+        "counterbat,public,policies,BASE TABLE",
+        "counterbat,public,users,VIEW",
+        "counterbat,public,usage_daily,VIEW",
+    ] {
         assert!(tables.contains(name), "{tables}");
     }
     assert!(csv(&engine, "SHOW COLUMNS FROM processed_monthly").await.contains("month"));

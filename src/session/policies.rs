@@ -43,6 +43,24 @@ impl Policies {
         self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned()
     }
 
+    /// Every policy that is in force for one of the accounts at some time. Some may be there more than once.
+    pub fn all(&self) -> Vec<Arc<Policy>> {
+        let known = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().flat_map(PolicyChain::policies).cloned().collect()
+    }
+
+    /// Others, by which these accounts are folded under `chain`. What is learnt later by one is not by the other.
+    pub fn with(&self, accounts: &[String], chain: &PolicyChain) -> Self {
+        let mut known = self.known();
+        known.extend(accounts.iter().map(|account| (account.clone(), chain.clone())));
+        Self { accounts: Arc::new(RwLock::new(known)), own: self.own.clone() }
+    }
+
+    /// Whether no account goes by another one.
+    pub fn are_all(&self, chain: &PolicyChain) -> bool {
+        self.accounts.read().unwrap_or_else(PoisonError::into_inner).values().all(|known| known == chain)
+    }
+
     /// How many accounts have one. It grows when, and only when, an answer of [`Policies::of`] changes.
     pub fn count(&self) -> usize {
         self.accounts.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -70,6 +88,11 @@ mod tests {
         policies.learn("bar", chain("gupshup"));
         let known = [("bar", "gupshup"), ("shop", "vbm")].map(|(account, name)| (account.to_owned(), chain(name)));
         assert_eq!(shared.known(), BTreeMap::from(known));
+        let other = policies.with(&["shop".into()], &chain("viber-2022"));
+        assert_eq!((other.of("shop"), other.of("bar")), (Some(chain("viber-2022")), Some(chain("gupshup"))));
+        assert_eq!(shared.of("shop"), Some(chain("vbm")));
+        assert!(!shared.are_all(&chain("gupshup")));
+        assert!(policies.with(&["shop".into()], &chain("gupshup")).are_all(&chain("gupshup")));
     }
 
     #[test]

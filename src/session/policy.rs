@@ -126,6 +126,11 @@ impl Policy {
         format!("{name} {}", digest(&bytes))
     }
 
+    /// The built-in policies.
+    pub fn built_in() -> Result<Vec<Arc<Self>>, PolicyError> {
+        BUILT_IN.into_iter().map(|text| Self::parse(text).map(Arc::new)).collect()
+    }
+
     /// The built-in policy of that name.
     pub fn named(name: &str) -> Result<Arc<Self>, PolicyError> {
         for text in BUILT_IN {
@@ -162,6 +167,11 @@ impl PolicyChain {
     pub fn outline(&self) -> Outline {
         let later = self.later.iter().map(|(start_ms, policy)| (*start_ms, policy.outline()));
         std::iter::once((i64::MIN, self.first.outline())).chain(later).collect()
+    }
+
+    /// All of them, from the first to the last.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        std::iter::once(&self.first).chain(self.later.iter().map(|(_, policy)| policy))
     }
 
     /// The policy in force at a time.

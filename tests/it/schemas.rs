@@ -66,6 +66,47 @@ fn every_view_told_answers_and_no_other_is_there() {
     }
 }
 
+/// Columns and types as the head of a view tells them.
+fn told_by(view: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(schemas().join(format!("views/{view}.sql"))).unwrap();
+    let head = text.lines().map_while(|line| line.strip_prefix("--"));
+    // Columns stand between the first empty line and the next.
+    let columns = head.skip_while(|line| !line.is_empty()).skip(1).take_while(|line| !line.is_empty());
+    let words = columns.filter_map(|line| line.strip_prefix(' ').filter(|line| !line.starts_with(' ')));
+    words
+        .map(|line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            (words.next().unwrap(), words.next().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn every_view_has_the_columns_told_at_its_head() {
+    let home = Home::new(&[]);
+    let query = "select table_name, column_name, data_type from information_schema.columns \
+                 where table_schema = 'public' order by table_name, ordinal_position";
+    let mut found: std::collections::BTreeMap<String, Vec<(String, String)>> = Default::default();
+    for row in home.sql(query) {
+        let text = |column: &str| row[column].as_str().unwrap().to_owned();
+        let kind = match text("data_type").as_str() {
+            "Utf8" => "TEXT".to_owned(),
+            "Int32" => "INT".to_owned(),
+            "Int64" => "BIGINT".to_owned(),
+            "Float64" => "DOUBLE".to_owned(),
+            "Date32" => "DATE".to_owned(),
+            "Boolean" => "BOOLEAN".to_owned(),
+            "Timestamp(µs, \"UTC\")" => "TIMESTAMP".to_owned(),
+            other => other.replace("Decimal128", "DECIMAL").replace(", ", ","),
+        };
+        found.entry(text("table_name")).or_default().push((text("column_name"), kind));
+    }
+    for file in std::fs::read_dir(schemas().join("views")).unwrap() {
+        let view = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        assert_eq!(found.get(&view), Some(&told_by(&view)), "{view}");
+    }
+}
+
 /// Checks each event against its envelope and the schema of its type; prints the types it met.
 const SCRIPT: &str = r#"
 import json, pathlib, sys

@@ -1,0 +1,214 @@
+//! Views over made-up rows, with money in them.
+
+use super::{Fixture, LIMITS, csv, rows};
+use crate::lake::TableName::{self, Events, Messages, Sessions};
+use crate::lake::picture::TableView;
+use crate::query::Engine;
+use crate::session::Policy;
+use std::sync::Arc;
+
+/// Two free messages a month, charged when sent, and a fee.
+const TINY: &str = r#"
+name = "tiny"
+free_out_of_session_per_month = 2
+charged_on = "sent"
+monthly_fee_eur = "12.5"
+
+[service]
+length = "24h"
+anchor = "first"
+"#;
+
+const MESSAGE: [&str; 16] = [
+    "account",
+    "user_id",
+    "message_token",
+    "sent_at",
+    "method",
+    "expected",
+    "billing_status",
+    "billing_inferred",
+    "verdict",
+    "delivered_at",
+    "country",
+    "price",
+    "cost",
+    "currency",
+    "state",
+    "policy",
+];
+
+/// A settled message that was not delivered: user, token, time, expected, billing_status, verdict, cost, currency.
+fn message([user, token, at, expected, status, verdict, cost, currency]: [&'static str; 8]) -> [&'static str; 16] {
+    let price = if cost.is_empty() { "" } else { "0.019600" };
+    let (method, state, policy) = ("send_message", "settled", "tiny");
+    [
+        "shop", user, token, at, method, expected, status, "false", verdict, "", "UA", price, cost, currency, state,
+        policy,
+    ]
+}
+
+const SESSION: [&str; 10] = [
+    "session_id",
+    "account",
+    "user_id",
+    "kind",
+    "state",
+    "opened_at",
+    "expires_at",
+    "closed_at",
+    "opened_by_token",
+    "policy",
+];
+
+fn engine(messages: &[[&'static str; 8]], sessions: &[[&str; 10]], watermarks: &[Option<i64>]) -> Engine {
+    let mut fixture = Fixture::empty();
+    fixture.policy = Arc::new(Policy::parse(TINY).unwrap());
+    fixture.watermarks_ms = watermarks.to_vec();
+    let messages: Vec<[&str; 16]> = messages.iter().map(|row| message(*row)).collect();
+    let messages: Vec<&[&str]> = messages.iter().map(<[&str; 16]>::as_slice).collect();
+    let sessions: Vec<&[&str]> = sessions.iter().map(<[&str; 10]>::as_slice).collect();
+    let mut lay = |table: TableName, names: &[&str], values: &[&[&str]]| {
+        let rows = vec![rows(table, names, values)];
+        fixture.views.insert(table, TableView { rows, ..TableView::default() });
+    };
+    lay(Messages, &MESSAGE, &messages);
+    lay(Sessions, &SESSION, &sessions);
+    // Told twice, and of one receiver of a broadcast.
+    let refused = ["call", "send_message", "shop", "x/1", "2026-03-05T00:00:00Z", "24", "{}", "2026-03-05"];
+    let data = r#"{"request":{"text":"\"receiver_status\":24,"},"receiver_status":23}"#;
+    let partly = ["call", "broadcast_message", "shop", "x/2", "2026-03-06T00:00:00Z", "0", data, "2026-03-06"];
+    let names = ["origin", "type", "account", "event_id", "received_at", "status", "data", "date"];
+    lay(Events, &names, &[&refused, &refused, &partly]);
+    fixture.engine(LIMITS)
+}
+
+/// By the day 1 of the year 1 too: one strange row must not break a view.
+const HISTORY: [[&str; 8]; 8] = [
+    ["ann", "5", "2026-03-01T10:00:00Z", "out_of_session", "3", "agreed", "0", "EUR"],
+    ["bob", "-1", "2026-03-01T10:00:00Z", "out_of_session", "5", "agreed", "0.1", "EUR"],
+    ["ann", "7", "2026-03-02T10:00:00Z", "out_of_session", "5", "agreed", "0.2", "EUR"],
+    ["ann", "8", "2026-03-02T23:30:00Z", "in_service", "5", "overcharged", "0.000001", "EUR"],
+    ["cid", "9", "2026-03-03T10:00:00Z", "out_of_session", "5", "agreed", "", ""],
+    ["cid", "10", "2026-03-03T10:00:01Z", "out_of_session", "5", "agreed", "0.30", "USD"],
+    ["ann", "11", "2026-04-01T00:00:00Z", "out_of_session", "4", "agreed", "0", "EUR"],
+    ["eve", "12", "0001-01-01T00:00:00Z", "in_service", "1", "agreed", "0", "EUR"],
+];
+
+#[tokio::test]
+async fn what_is_beyond_the_quota_is_predicted_to_be_charged() {
+    let engine = engine(&HISTORY, &[], &[]);
+    assert_eq!(
+        csv(
+            &engine,
+            "SELECT message_token, nth, free_quota, charged, cost, reported_charged, reported_cost FROM predictions \
+             WHERE account = 'shop' AND month = '2026-03-01' ORDER BY sent_at, nth"
+        )
+        .await,
+        "5,1,2,false,0.000000,false,0.000000\
+         |18446744073709551615,2,2,false,0.000000,true,0.100000\
+         |7,3,2,true,0.019600,true,0.200000\
+         |8,,2,false,0.000000,true,0.000001\
+         |9,4,2,true,,true,\
+         |10,5,2,true,0.019600,true,0.300000"
+    );
+    assert_eq!(
+        csv(
+            &engine,
+            "SELECT month, policy, free_quota, out_of_session, used, free_left, reported_free, reported_charged, \
+             charged_in_quota, refused_free, refused_balance, first_refused_at, as_of, round(per_day * 31, 4), exhausted_at, exhausts_at \
+             FROM quota_monthly WHERE month > '2026-01-01' ORDER BY month"
+        )
+        .await,
+        "2026-03-01,tiny,2,5,2,0,1,5,1,1,1,2026-03-05T00:00:00.000Z,2026-04-01T00:00:00.000Z,5.0,2026-03-01T10:00:00.000Z,\
+         |2026-04-01,tiny,2,1,1,1,1,0,0,0,0,,2026-05-01T00:00:00.000Z,1.0333,,"
+    );
+}
+
+#[tokio::test]
+async fn money_is_summed_as_decimals() {
+    let engine = engine(&HISTORY, &[], &[]);
+    assert_eq!(
+        csv(
+            &engine,
+            "SELECT day, currency, charged, disputed, unpriced, cost, disputed_cost FROM spend_daily ORDER BY day, currency"
+        )
+        .await,
+        "2026-03-01,EUR,1,0,0,0.100000,\
+         |2026-03-02,EUR,2,1,0,0.200001,0.000001\
+         |2026-03-03,USD,1,0,0,0.300000,\
+         |2026-03-03,,1,0,1,,"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT day, sum(cost) FROM spend_daily('Europe/Kyiv') GROUP BY day ORDER BY day").await,
+        "2026-03-01,0.100000|2026-03-02,0.200000|2026-03-03,0.300001"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT day, at_stake, unpriced, accuracy FROM billing_accuracy ORDER BY day").await,
+        "0001-01-01,,0,1.0|2026-03-01,,0,1.0|2026-03-02,0.000001,0,0.5|2026-03-03,,0,1.0|2026-04-01,,0,1.0"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT message_token, at_stake, reason FROM billing_audit").await,
+        "8,0.000001,unexplained"
+    );
+}
+
+#[tokio::test]
+async fn a_statement_is_there_once_its_month_cannot_change() {
+    let ms = |text: &str| Some(crate::event::time::parse_rfc3339_us(text).unwrap() / 1000);
+    let statement = "SELECT month, currency, messages, charged, unpriced, disputed, cost, fee, settled_at \
+                     FROM statement_monthly WHERE month > '2026-01-01' ORDER BY month, currency";
+    // March ends, and what may still come for it comes within three days; April's last session settles later than that.
+    let session = |state| {
+        let (opened, ends) = ("2026-04-29T12:00:00Z", "2026-04-30T12:00:00Z");
+        ["ab", "shop", "ann", "service", state, opened, ends, ends, "1", "tiny"]
+    };
+    let march = "2026-03-01,EUR,5,4,1,0.000001,0.300001,12.500000,2026-04-04T00:00:00.000Z\
+                 |2026-03-01,USD,1,1,0,0.000000,0.300000,0.000000,2026-04-04T00:00:00.000Z";
+    let april = "2026-04-01,EUR,1,0,0,0.000000,0.000000,12.500000,2026-05-17T12:00:00.000Z";
+    let (early, due) = (ms("2026-04-03T23:59:59.999Z"), ms("2026-04-04T00:00:00Z"));
+    let last = ms("2026-05-17T12:00:00Z");
+    for (watermarks, state, wanted) in [
+        (vec![due, early], "closed", String::new()),
+        (vec![due, None], "closed", String::new()),
+        (vec![due, due], "closed", march.to_owned()),
+        (vec![last, due], "closed", march.to_owned()),
+        (vec![last, last], "closed", march.to_owned()),
+        (vec![last, last], "settled", format!("{march}|{april}")),
+    ] {
+        let engine = engine(&HISTORY, &[session(state)], &watermarks);
+        assert_eq!(csv(&engine, statement).await, wanted, "{watermarks:?}, {state}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_have_been_free_nearby_is_avoidable() {
+    let session = |id, opened, closed| [id, "shop", "ann", "service", "settled", opened, closed, closed, "1", "tiny"];
+    let sessions = [
+        session("aa", "2026-02-28T00:00:00Z", "2026-03-01T00:00:00Z"),
+        session("bb", "2026-03-02T10:20:00Z", "2026-03-03T10:20:00Z"),
+    ];
+    let engine = engine(&HISTORY, &sessions, &[]);
+    let columns = "SELECT message_token, session_id, side, distance_ms, cost, currency FROM";
+    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost")).await, "7,bb,before,1200000,0.200000,EUR");
+    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost(20)")).await, "7,bb,before,1200000,0.200000,EUR");
+    assert_eq!(csv(&engine, &format!("{columns} avoidable_cost(19)")).await, "");
+}
+
+#[tokio::test]
+async fn policies_are_told_by_their_terms() {
+    let engine = engine(&[], &[], &[Some(1_772_323_200_000), None]);
+    assert_eq!(
+        csv(&engine, "SELECT * FROM policies ORDER BY name").await,
+        "counterbat,86400,first,,,86400,0,delivered,0.000000\
+         |gupshup,86400,last,604800,,,0,sent,0.000000\
+         |tiny,86400,first,,,,2,sent,12.500000\
+         |vbm,86400,first,,60,,0,sent,0.000000\
+         |viber-2022,86400,first,,,,10000,sent,0.000000\
+         |viber-2024,86400,first,,,,0,delivered,100.000000"
+    );
+    assert_eq!(
+        csv(&engine, "SELECT * FROM partitions").await,
+        "0,2026-03-01T00:00:00.000Z,259200,1209600|1,,259200,1209600"
+    );
+}
