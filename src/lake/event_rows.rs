@@ -155,7 +155,7 @@ impl EventRows {
 }
 
 /// Days since the epoch, kept within the years that engines agree on.
-fn date_of(us: i64) -> i32 {
+pub(super) fn date_of(us: i64) -> i32 {
     i32::try_from(us.div_euclid(DAY_US).clamp(DATES.0, DATES.1)).unwrap_or(0)
 }
 

@@ -5,6 +5,7 @@
 //! log partition whose reference time (`opened_at`, `sent_at`) falls into a [`Span`] of whole hours.
 
 pub mod archive;
+mod audit;
 pub mod bucket;
 mod catch_up;
 mod commit;
@@ -30,6 +31,7 @@ mod tests;
 mod tidy;
 mod transactions;
 
+pub use audit::Audited;
 pub use commit::Change;
 pub use location::{Location, S3Settings};
 pub use table::Table;
@@ -194,6 +196,18 @@ impl Lake {
     pub fn table(&self, name: TableName) -> &Table {
         // A generation has no events of its own, and nobody asks it for them.
         self.tables.get(&name).unwrap_or(&self.tables[&TableName::Sessions])
+    }
+
+    /// The tables as they were told, whatever is committed since. Only for reading.
+    pub fn pinned(&self, snapshots: BTreeMap<TableName, TableSnapshot>) -> Self {
+        let pin = |(name, snapshot)| (name, self.table(name).pinned(snapshot));
+        Self {
+            store: self.store.clone(),
+            log: self.log.clone(),
+            partitions: self.partitions,
+            tables: snapshots.into_iter().map(pin).collect(),
+            generation: None,
+        }
     }
 
     /// Brings the tables up to their newest versions in the store.

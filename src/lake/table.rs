@@ -10,6 +10,7 @@ use super::store::Store;
 use super::{FileEntry, LakeError, Span, TableName, TableSnapshot, schema};
 use crate::log::LogId;
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use deltalake::DeltaTable;
 use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
@@ -61,11 +62,21 @@ impl Table {
         if !exists.map_err(|error| store.failed(&error))? {
             create(name, &store, &folder, log).await?;
         }
-        let mut table = Self {
+        let mut table = Self::new(name, store, folder, log.clone(), partitions);
+        let loaded = table.load().await?;
+        table.foreign_log = table.check(&loaded)?;
+        table.take(Step::from(table.read_whole(&loaded).await?));
+        table.note_tombstones(&loaded).await?;
+        Ok(table)
+    }
+
+    /// A table of which nothing is known yet.
+    fn new(name: TableName, store: Store, folder: String, log: LogId, partitions: u32) -> Self {
+        Self {
             name,
             store,
             folder,
-            log: log.clone(),
+            log,
             partitions,
             current: Mutex::default(),
             foreign_log: None,
@@ -75,12 +86,14 @@ impl Table {
             pending: Mutex::default(),
             dead: Mutex::default(),
             checkpointed: Mutex::default(),
-        };
-        let loaded = table.load().await?;
-        table.foreign_log = table.check(&loaded)?;
-        table.take(Step::from(table.read_whole(&loaded).await?));
-        table.note_tombstones(&loaded).await?;
-        Ok(table)
+        }
+    }
+
+    /// The table at this version.
+    pub(super) fn pinned(&self, snapshot: TableSnapshot) -> Self {
+        let table = Self::new(self.name, self.store.clone(), self.folder.clone(), self.log.clone(), self.partitions);
+        *lock(&table.current) = snapshot;
+        table
     }
 
     /// The table's name.
@@ -159,18 +172,31 @@ impl Table {
 
     /// Reads a file whole, with all columns of the table.
     pub async fn read(&self, file: &FileEntry) -> Result<Vec<RecordBatch>, LakeError> {
-        let bytes = self.store.get(&self.object_path(&file.path)).await?;
+        let bytes = self.bytes(file).await?;
         let (name, path, date) = (self.name, file.path.clone(), file.date);
-        let read = move || -> Result<Vec<RecordBatch>, LakeError> {
-            let damaged =
-                |error: &dyn std::fmt::Display| LakeError::Damaged(format!("{}/{path}: {error}", name.as_str()));
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-                .and_then(|builder| builder.with_batch_size(8192).build())
-                .map_err(|error| damaged(&error))?;
-            reader.map(|batch| with_partition_column(name, date, batch.map_err(|error| damaged(&error))?)).collect()
-        };
+        let read = move || batches(name, &path, date, bytes)?.collect();
         tokio::task::spawn_blocking(read).await.map_err(|error| self.store.failed(&error))?
     }
+
+    /// A file's bytes.
+    pub(super) async fn bytes(&self, file: &FileEntry) -> Result<Bytes, LakeError> {
+        self.store.get(&self.object_path(&file.path)).await
+    }
+}
+
+/// The rows in the bytes of a file, some thousand at a time.
+pub(super) fn batches(
+    name: TableName,
+    path: &str,
+    date: Option<i32>,
+    bytes: Bytes,
+) -> Result<impl Iterator<Item = Result<RecordBatch, LakeError>> + use<>, LakeError> {
+    let place = format!("{}/{path}", name.as_str());
+    let damaged = move |error: &dyn std::fmt::Display| LakeError::Damaged(format!("{place}: {error}"));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.with_batch_size(8192).build())
+        .map_err(|error| damaged(&error))?;
+    Ok(reader.map(move |batch| with_partition_column(name, date, batch.map_err(|error| damaged(&error))?)))
 }
 
 /// Locks a mutex whose content is whole at any time, so that a panic elsewhere does not matter.
