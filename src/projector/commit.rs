@@ -9,7 +9,7 @@ use super::live::Live;
 use super::past::{LiftedRows, ROWS_KEPT};
 use super::worker::Layer;
 use super::{ProjectorError, Settings};
-use crate::lake::{Change, FileEntry, Lake, TableName};
+use crate::lake::{Change, FileEntry, Lake, TableName, TableSnapshot};
 use crate::log::{Group, Handed, StateChange};
 use crate::state::handover::lifted;
 use crate::state::overlay::partition_in;
@@ -22,7 +22,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A wish that everything folded by now be committed. `done` is answered when it is, and dropped when that failed.
 pub(super) struct Request {
-    pub done: oneshot::Sender<()>,
+    pub done: oneshot::Sender<CommitPoint>,
+}
+
+/// The tables as they were when all three had what was folded.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CommitPoint {
+    pub tables: BTreeMap<TableName, TableSnapshot>,
+    /// How far that is: by partition of this process the next offset to fold, and the watermark in ms.
+    pub partitions: BTreeMap<u32, (u64, Option<i64>)>,
 }
 
 /// What a partition's task is told.
@@ -92,12 +100,23 @@ impl Committer {
             }
             if let Some(request) = request {
                 // The one who asked may have gone.
-                let _ = request.done.send(());
+                let _ = request.done.send(self.point());
             }
             if stopping {
                 self.write_buckets(false).await?;
                 return self.hand_over_lifted().await;
             }
+        }
+    }
+
+    fn point(&self) -> CommitPoint {
+        let mark = |partition: &u32| {
+            let mark = &self.meta.partitions[*partition as usize];
+            (*partition, (mark.position, mark.watermark_ms))
+        };
+        CommitPoint {
+            tables: TableName::ALL.into_iter().map(|name| (name, self.lake.table(name).snapshot())).collect(),
+            partitions: self.workers.keys().map(mark).collect(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the rest of the program may ask of the projector.
 
 use super::ProjectorError;
-use super::commit::Request;
+use super::commit::{CommitPoint, Request};
 use super::live::{Asked, Live, PartitionStatus, Status, Told};
 use crate::event::time::format_us;
 use crate::lake::{Lake, TableName};
@@ -88,15 +88,38 @@ impl ProjectorHandle {
                 Err(ProjectorError::Behind { .. }) => continue,
                 folded => folded?,
             }
-            let (done, wait) = tokio::sync::oneshot::channel();
-            self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
             // A commit that failed is made again, and so is one that a change of partitions has cut short.
-            if wait.await.is_ok() && self.archived(ends) {
+            if self.commit().await?.is_some() && self.archived(ends) {
                 return Ok(());
             }
             tokio::time::sleep(OTHERS_EVERY).await;
             let refreshed = self.lake.refresh().await;
             refreshed.unwrap_or_else(|error| tracing::debug!(%error, "the tables are not readable yet"));
+        }
+    }
+
+    /// Has everything folded by now committed; `None` where that failed.
+    async fn commit(&self) -> Result<Option<CommitPoint>, ProjectorError> {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.requests.send(Request { done }).await.map_err(|_| ProjectorError::Stopped)?;
+        Ok(wait.await.ok())
+    }
+
+    /// The tables with everything before `ends` (by partition) that is this process's to fold, at one moment.
+    /// [`ProjectorError::Behind`] where they cannot be brought so far.
+    pub(super) async fn commit_point(&self, ends: &[u64]) -> Result<CommitPoint, ProjectorError> {
+        let began = tokio::time::Instant::now();
+        loop {
+            self.wait_folded(ends).await?;
+            if let Some(point) = self.commit().await? {
+                return Ok(point);
+            }
+            let Status { error, committed_us, .. } = self.live.status();
+            if began.elapsed() >= OUTAGE {
+                let error = error.unwrap_or_else(|| "a commit has failed; the log says why".to_owned());
+                return Err(ProjectorError::Behind { error, committed: committed(committed_us) });
+            }
+            tokio::time::sleep(OTHERS_EVERY).await;
         }
     }
 

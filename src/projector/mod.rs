@@ -16,6 +16,7 @@ mod rebuild;
 mod recover;
 mod run;
 mod takeover;
+pub mod verify;
 mod worker;
 
 pub use handle::ProjectorHandle;
@@ -159,6 +160,7 @@ pub struct Parts {
 /// Starts the projector. It runs until `stop`, then commits and ends; the task's result says how it ended.
 pub async fn start(parts: Parts) -> Result<(ProjectorHandle, JoinHandle<Result<(), ProjectorError>>), ProjectorError> {
     finish_switch(&parts.lake, &parts.data_dir).await?;
+    verify::clean(&parts.data_dir)?;
     let live = Arc::new(Live::new(parts.settings.partitions));
     let (requests, inbox) = mpsc::channel(16);
     let handle = ProjectorHandle { live: live.clone(), lake: parts.lake.clone(), requests };

@@ -64,17 +64,23 @@ pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), Proje
             tracing::info!(done, total, percent, "rebuilding the state from events");
         }
     };
-    let rebuilt = parts.lake.rebuilt_to().await?;
-    let before = match rebuilt.is_empty() {
-        true => None,
-        // Their rows are in the tables as a rebuild made them, so they are folded as it folded them.
-        false => Some((Arc::new(any_age(&parts.lake, &parts.settings, &rebuilt).await?), rebuilt)),
-    };
-    replay(&parts.lake, &state, &Plan { settings: parts.settings.clone(), before }, &tell).await?;
+    let plan = plan(&parts.lake, &parts.settings).await?;
+    replay(&parts.lake, &state, &plan, &tell).await?;
     drop(state);
     move_into_place(&building, &parts.data_dir.join("state"))?;
     tracing::info!("the state is rebuilt");
     Ok(())
+}
+
+/// How the archive is folded so that it gives the rows that the tables have.
+pub(super) async fn plan(lake: &Lake, settings: &Arc<Settings>) -> Result<Plan, ProjectorError> {
+    let rebuilt = lake.rebuilt_to().await?;
+    let before = match rebuilt.is_empty() {
+        true => None,
+        // Their rows are in the tables as a rebuild made them, so they are folded as it folded them.
+        false => Some((Arc::new(any_age(lake, settings, &rebuilt).await?), rebuilt)),
+    };
+    Ok(Plan { settings: settings.clone(), before })
 }
 
 /// What an archive is replayed by.

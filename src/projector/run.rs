@@ -4,7 +4,7 @@
 //! one has what is this process's then.
 
 use super::buckets::Buckets;
-use super::commit::{Committer, Request};
+use super::commit::{CommitPoint, Committer, Request};
 use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
 use super::past::Ground;
@@ -156,7 +156,7 @@ async fn idle(
             () = told(&mut stop) => return Ok(Ended::Stopped),
             Some(request) = inbox.recv() => {
                 // Nothing of this process waits to be committed. The one who asked may have gone.
-                let _ = request.done.send(());
+                let _ = request.done.send(CommitPoint::default());
             }
             () = tokio::time::sleep(parts.settings.commit_every) => {
                 parts.lake.refresh().await?;
