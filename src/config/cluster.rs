@@ -1,9 +1,9 @@
 //! `[cluster]`: how the processes that share a log reach each other.
 
 use super::load::ConfigError;
-use super::{Secret, TokenSource, gateway, some_http_url};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use super::secret::{Given, HasSecret, some_secret};
+use super::{Secret, some_http_url};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use url::Url;
@@ -18,7 +18,7 @@ pub struct Cluster {
     /// Where others reach the console; `None`: where it listens.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_http_url")]
     pub advertise: Option<Url>,
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "gateway::some_secret")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_secret")]
     pub secret: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_env: Option<String>,
@@ -43,8 +43,7 @@ impl Cluster {
     /// Reads the secret that the processes know each other by; `None` where none is set.
     pub fn read_secret(&self) -> Result<Option<Secret>, ConfigError> {
         let refuse = |reason: String| ConfigError::Cluster(format!("the secret: {reason}"));
-        let Some(source) = self.sources().into_iter().flatten().next() else { return Ok(None) };
-        let secret = source.read().map_err(refuse)?;
+        let Some(secret) = self.given().read().map_err(refuse)? else { return Ok(None) };
         match secret.reveal().chars().count() {
             SHORTEST.. => Ok(Some(secret)),
             short => Err(refuse(format!(
@@ -54,24 +53,13 @@ impl Cluster {
     }
 
     pub(super) fn has_secret(&self) -> bool {
-        self.sources().iter().any(Option::is_some)
-    }
-
-    fn sources(&self) -> [Option<TokenSource>; 3] {
-        [
-            self.secret.clone().map(TokenSource::Inline),
-            self.secret_env.clone().map(TokenSource::Env),
-            self.secret_file.clone().map(TokenSource::File),
-        ]
+        self.given().is_set()
     }
 }
 
-/// One whose secret is in one place.
-pub(super) fn one_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cluster, D::Error> {
-    let cluster = Cluster::deserialize(deserializer)?;
-    match cluster.sources().into_iter().flatten().count() {
-        0 | 1 => Ok(cluster),
-        _ => Err(D::Error::custom("give one of secret, secret_env and secret_file")),
+impl HasSecret for Cluster {
+    fn given(&self) -> Given<'_> {
+        Given { name: "secret", whence: "", text: &self.secret, env: &self.secret_env, file: &self.secret_file }
     }
 }
 

@@ -1,9 +1,9 @@
 //! `[gateway]`: the public listener, and what the accounts kept in the data directory need.
 
 use super::load::ConfigError;
-use super::{Secret, Span, TokenSource};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use super::secret::{Given, HasSecret, some_secret};
+use super::{Secret, Span};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -52,27 +52,12 @@ impl Default for Gateway {
 impl Gateway {
     /// Reads the key that tokens are stored under from where it is; `None` where none is set.
     pub fn read_key(&self) -> Result<Option<Secret>, ConfigError> {
-        self.key_source().map(|source| source.read().map_err(ConfigError::Key)).transpose()
-    }
-
-    fn key_source(&self) -> Option<TokenSource> {
-        let inline = self.key.clone().map(TokenSource::Inline);
-        inline.or(self.key_env.clone().map(TokenSource::Env)).or(self.key_file.clone().map(TokenSource::File))
+        self.given().read().map_err(ConfigError::Key)
     }
 }
 
-/// One whose key is in one place.
-pub(super) fn one_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Gateway, D::Error> {
-    let gateway = Gateway::deserialize(deserializer)?;
-    let given = [gateway.key.is_some(), gateway.key_env.is_some(), gateway.key_file.is_some()];
-    match given.into_iter().filter(|given| *given).count() {
-        0 | 1 => Ok(gateway),
-        _ => Err(D::Error::custom("give one of key, key_env and key_file")),
+impl HasSecret for Gateway {
+    fn given(&self) -> Given<'_> {
+        Given { name: "key", whence: "", text: &self.key, env: &self.key_env, file: &self.key_file }
     }
-}
-
-pub(super) fn some_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
-    // What was written instead of a text may be the secret.
-    let text = String::deserialize(deserializer).map_err(|_| D::Error::custom("expected a text in quotes"))?;
-    Ok(Some(Secret::new(text)))
 }

@@ -1,7 +1,8 @@
 //! `[lake]`: where the tables lie, how often they are written, and how an object store is reached.
 
 use super::load::ConfigError;
-use super::{Secret, Span, TokenSource, gateway, http_url, positive, some_text};
+use super::secret::{Given, HasSecret, some_secret};
+use super::{Secret, Span, http_url, positive, some_text};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub struct S3 {
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_text")]
     pub access_key_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "gateway::some_secret")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_secret")]
     pub secret_access_key: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_access_key_env: Option<String>,
@@ -48,31 +49,25 @@ impl Default for Lake {
 impl S3 {
     /// Reads the secret access key from where it is; `None` where none is set.
     pub fn read_secret(&self) -> Result<Option<Secret>, ConfigError> {
-        self.secret_sources()
-            .into_iter()
-            .flatten()
-            .next()
-            .map(|source| source.read().map_err(ConfigError::S3))
-            .transpose()
-    }
-
-    fn secret_sources(&self) -> [Option<TokenSource>; 3] {
-        [
-            self.secret_access_key.clone().map(TokenSource::Inline),
-            self.secret_access_key_env.clone().map(TokenSource::Env),
-            self.secret_access_key_file.clone().map(TokenSource::File),
-        ]
+        self.given().read().map_err(ConfigError::S3)
     }
 }
 
-/// One whose access key has its secret, in one place.
-pub(super) fn whole_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lake, D::Error> {
-    let lake = Lake::deserialize(deserializer)?;
-    match lake.s3.secret_sources().into_iter().flatten().count() {
-        0 | 1 => Ok(lake),
-        _ => Err(D::Error::custom(
-            "give one of secret_access_key, secret_access_key_env and secret_access_key_file in [lake.s3]",
-        )),
+impl HasSecret for S3 {
+    fn given(&self) -> Given<'_> {
+        Given {
+            name: "secret_access_key",
+            whence: " in [lake.s3]",
+            text: &self.secret_access_key,
+            env: &self.secret_access_key_env,
+            file: &self.secret_access_key_file,
+        }
+    }
+}
+
+impl HasSecret for Lake {
+    fn given(&self) -> Given<'_> {
+        self.s3.given()
     }
 }
 

@@ -12,6 +12,7 @@ mod kafka;
 mod lake;
 mod load;
 mod roles;
+mod secret;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use cluster::Cluster;
@@ -41,16 +42,16 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_http_url")]
     pub public_url: Option<Url>,
     pub roles: Roles,
-    #[serde(deserialize_with = "gateway::one_key")]
+    #[serde(deserialize_with = "secret::in_one_place")]
     pub gateway: Gateway,
     pub console: Console,
     pub upstream: Upstream,
     pub relay: Relay,
     pub log: Log,
     pub kafka: Kafka,
-    #[serde(deserialize_with = "cluster::one_secret")]
+    #[serde(deserialize_with = "secret::in_one_place")]
     pub cluster: Cluster,
-    #[serde(deserialize_with = "lake::whole_keys")]
+    #[serde(deserialize_with = "secret::in_one_place")]
     pub lake: Lake,
     pub fold: Fold,
     pub sql: Sql,
