@@ -5,7 +5,7 @@ use super::problem::Problem;
 use crate::event::is_account_name;
 use crate::event::time::{format_us, parse_rfc3339_us};
 use crate::gateway::{Gateway, RedeliverError};
-use crate::query::{Engine, QueryError, QueryStream};
+use crate::query::{Engine, Freshness, QueryError, QueryStream};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use axum::body::{Body, Bytes};
@@ -63,10 +63,34 @@ pub enum Failed {
     Account(String),
     #[error("{name}: `{value}` is no time such as 2026-03-01T00:00:00Z")]
     Time { name: &'static str, value: String },
+    /// Some would be left out for good: nobody would send them later.
+    #[error(
+        "of partitions {partitions} {seen} can be seen now, as those who fold them do not answer, and later callbacks would be left out: send them when they do, or give an earlier --to"
+    )]
+    Behind { partitions: String, seen: String },
     #[error(transparent)]
     Redeliver(#[from] RedeliverError),
     #[error(transparent)]
     Query(#[from] QueryError),
+}
+
+/// A callback is recorded at most so long after it was received.
+const RECORDED_WITHIN_US: i64 = 60 * 1_000_000;
+
+impl Failed {
+    /// Whether rows as new as these may lack a callback received before `to_us`.
+    fn unless_complete(freshness: &Freshness, to_us: i64) -> Result<(), Failed> {
+        let needed_us = to_us.saturating_add(RECORDED_WITHIN_US);
+        if freshness.is_complete() || freshness.until_us.is_some_and(|until_us| until_us >= needed_us) {
+            return Ok(());
+        }
+        let partitions = freshness.behind.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let seen = match freshness.until_us {
+            Some(until_us) => format!("only what was recorded until {}", format_us(until_us)),
+            None => "nothing".to_owned(),
+        };
+        Err(Failed::Behind { partitions, seen })
+    }
 }
 
 /// A redelivery under way: one callback after the other, in the order in which they were received.
@@ -107,6 +131,7 @@ impl Redelivery {
             "select type, data, data_base64, signature from {found} order by received_at, partition, \"offset\""
         );
         let rows = engine.query(&rows).await?;
+        Failed::unless_complete(rows.freshness(), parse_rfc3339_us(&to).unwrap_or(i64::MAX))?;
         let progress = Progress { total, ..Progress::default() };
         Ok(Self { gateway, account: wish.account.clone(), rows, batch: None, row: 0, progress })
     }
@@ -181,7 +206,25 @@ impl From<Failed> for Problem {
         match failed {
             Failed::Query(error) => error.into(),
             Failed::Redeliver(error) => Problem::new(StatusCode::CONFLICT, error.to_string()),
+            Failed::Behind { .. } => Problem::unavailable(failed.to_string()),
             Failed::Account(_) | Failed::Time { .. } => Problem::bad_request(failed.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_might_leave_callbacks_out_is_refused() {
+        let complete = Freshness::default();
+        let to_us = 1_772_359_200_000_000;
+        let behind = |until_us| Freshness { behind: [0, 4].into(), until_us };
+        assert!(Failed::unless_complete(&complete, to_us).is_ok());
+        assert!(Failed::unless_complete(&behind(Some(to_us + RECORDED_WITHIN_US)), to_us).is_ok());
+        let refused = |until_us| Failed::unless_complete(&behind(until_us), to_us).unwrap_err().to_string();
+        assert!(refused(Some(to_us)).contains("partitions 0, 4 only what was recorded until 2026-03-01T10:00:00.000Z"));
+        assert!(refused(None).contains("nothing"), "{}", refused(None));
     }
 }
