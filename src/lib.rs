@@ -22,9 +22,10 @@
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
+//! | [`explain`] | what became of a user's events and why, step by step; pure | `event`, `session` |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
-//! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `transfer`, `metrics`, `gateway`, `config` |
+//! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `explain`, `transfer`, `metrics`, `gateway`, `config` |
 //! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (its problem documents), `metrics` |
 //! | [`app`] | builds the parts that a process's roles need, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
@@ -41,6 +42,7 @@ pub mod config;
 pub mod console;
 pub mod durable_file;
 pub mod event;
+pub mod explain;
 pub mod gateway;
 pub mod lake;
 pub mod log;
