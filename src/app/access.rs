@@ -4,11 +4,13 @@ use super::gateway::open_gateway;
 use super::projector::Running;
 use super::{AppError, Base, Brokers, Clock, wall_clock};
 use crate::config::{Config, LogKind};
+use crate::console::explain::Explainer;
 use crate::console::tokens::Token;
 use crate::durable_file;
 use crate::gateway::accounts::Accounts;
 use crate::gateway::{Gateway, Recording};
 use crate::log::{self, EventLog, LogError};
+use crate::projector::verify::report::{Summary, Told};
 use crate::projector::{self, Progress, ProjectorHandle};
 use crate::query::Engine;
 use crate::state::{State, StateError};
@@ -154,6 +156,19 @@ impl Offline {
         }
         projector::rebuild(&lake, &self.base.dir.path, self.base.settings()?, tell).await?;
         Ok(())
+    }
+
+    /// Tells what became of events; starts the projector.
+    pub async fn explainer(&self) -> Result<Explainer, AppError> {
+        let lake = self.start_projector().await?.lake().clone();
+        self.base.explainer(Arc::new(self.engine().await?), lake)
+    }
+
+    /// Folds what the log has, and holds the tables against it; starts the projector. Of a day that differs so many rows
+    /// are `named`.
+    pub async fn verify(&self, named: usize, tell: &(dyn Fn(Told) + Send + Sync)) -> Result<Summary, AppError> {
+        let projector = self.start_projector().await?;
+        Ok(self.base.verifier(&projector)?.run(named, tell).await?)
     }
 
     /// Lets the projector commit, where it runs, and gives the data directory back.

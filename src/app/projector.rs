@@ -2,6 +2,7 @@
 
 use super::accounts::PolicyBook;
 use super::{AppError, Base};
+use crate::projector::verify::Verifier;
 use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle};
 use crate::session::{Policy, PolicyChain};
 use std::sync::Arc;
@@ -60,6 +61,17 @@ impl Base {
         let (handle, task) = projector::start(parts).await?;
         let following = book.map(|book| tokio::spawn(async move { book.follow().await }));
         Ok(Running { handle, stop, task, following })
+    }
+
+    /// Holds the tables against the log.
+    pub(super) fn verifier(&self, projector: &ProjectorHandle) -> Result<Verifier, AppError> {
+        Ok(Verifier {
+            log: self.log.clone(),
+            projector: projector.clone(),
+            settings: Arc::new(self.settings()?),
+            data_dir: self.dir.path.clone(),
+            busy: Arc::default(),
+        })
     }
 
     /// What a fold goes by that is alone.

@@ -3,6 +3,7 @@
 use super::{AppError, Base};
 use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
 use crate::config::Role;
+use crate::console::explain::Explainer;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
 use crate::query::{Engine, Limits};
@@ -38,6 +39,11 @@ impl Base {
             memory_bytes: usize::try_from(sql.memory.0).unwrap_or(usize::MAX),
         };
         Ok(Engine::new(Arc::new(source), limits)?)
+    }
+
+    /// Tells what became of events, and why.
+    pub(super) fn explainer(&self, engine: Arc<Engine>, lake: Arc<Lake>) -> Result<Explainer, AppError> {
+        Ok(Explainer { engine, lake, settings: Arc::new(self.settings()?) })
     }
 
     /// The tables, for a process that folds nothing: a projector looks by itself whether they are of its log.

@@ -69,7 +69,7 @@ pub async fn serve(
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
         None => None,
     };
-    let mut console = open_console(&base, engine.clone(), gateway.clone(), projector.as_ref(), lake.clone(), &token);
+    let mut console = open_console(&base, engine.clone(), gateway.clone(), projector.as_ref(), lake.clone(), &token)?;
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
     }
@@ -158,13 +158,17 @@ fn open_console(
     projector: Option<&ProjectorHandle>,
     lake: Option<Arc<Lake>>,
     local: &Token,
-) -> axum::Router {
+) -> Result<axum::Router, AppError> {
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),
         projector: projector.clone(),
         allowed_lateness_ms: base.config.fold.allowed_lateness.as_ms(),
         clock: base.clock.clone(),
     });
+    let explainer = match (&engine, &lake) {
+        (Some(engine), Some(lake)) => Some(base.explainer(engine.clone(), lake.clone())?),
+        _ => None,
+    };
     let health = Health {
         log: base.log.clone(),
         projector: projector.cloned(),
@@ -172,12 +176,14 @@ fn open_console(
         tables: lake.filter(|_| projector.is_none()),
     };
     let tokens = &base.config.console.tokens;
-    console::router(Console {
+    Ok(console::router(Console {
         engine,
+        explainer,
         transfer,
+        verifier: projector.map(|projector| base.verifier(projector)).transpose()?,
         gateway,
         health,
         metrics: base.metrics.clone(),
         tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens, local)),
-    })
+    }))
 }

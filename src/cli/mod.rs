@@ -3,6 +3,7 @@
 mod account;
 mod config;
 mod demo;
+mod explain;
 mod export;
 mod figures;
 mod import;
@@ -14,6 +15,7 @@ mod serve;
 mod server;
 mod sql;
 mod token;
+mod verify;
 
 use crate::app::{self, Access};
 use crate::config::Config;
@@ -50,6 +52,8 @@ enum Command {
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
     Redeliver(redeliver::RedeliverArgs),
+    Verify(verify::VerifyArgs),
+    Explain(explain::ExplainArgs),
     Account(account::AccountArgs),
     Token(token::TokenArgs),
     Config(config::ConfigArgs),
@@ -99,6 +103,8 @@ async fn run_on_data(command: Command, config: Config) -> Result<()> {
         Command::Export(args) => export::run(args, config).await,
         Command::Rebuild(args) => rebuild::run(args, config).await,
         Command::Redeliver(args) => redeliver::run(args, config).await,
+        Command::Verify(args) => verify::run(args, config).await,
+        Command::Explain(args) => explain::run(args, config).await,
         Command::Account(args) => account::run(args, config).await,
         Command::Config(args) => config::run(args, &config),
         Command::Demo(_) | Command::Sandbox(_) | Command::Token(_) => Ok(()),

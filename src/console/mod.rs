@@ -4,16 +4,19 @@
 //! somebody else makes a browser send. Health is told to everybody.
 
 pub mod accounts;
+pub mod explain;
 pub mod health;
 pub mod problem;
 pub mod redeliver;
 pub mod sql;
 pub mod tokens;
 pub mod transfer;
+pub mod verify;
 
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
 use crate::metrics::Metrics;
+use crate::projector::verify::Verifier;
 use crate::query::Engine;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -21,6 +24,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use explain::Explainer;
 use health::Health;
 use problem::Problem;
 use std::sync::Arc;
@@ -32,6 +36,8 @@ use transfer::Transfer;
 pub struct Console {
     pub engine: Option<Arc<Engine>>,
     pub transfer: Option<Transfer>,
+    pub verifier: Option<Verifier>,
+    pub explainer: Option<Explainer>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
@@ -40,7 +46,7 @@ pub struct Console {
 
 /// All routes of the listener.
 pub fn router(console: Console) -> Router {
-    let Console { engine, transfer, gateway, health, metrics, tokens } = console;
+    let Console { engine, transfer, verifier, explainer, gateway, health, metrics, tokens } = console;
     let redelivery = match (&engine, &gateway) {
         (Some(engine), Some((_, gateway))) => {
             redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
@@ -52,6 +58,8 @@ pub fn router(console: Console) -> Router {
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(explainer.map_or_else(|| lacking("query", explain::ROUTES), explain::router))
+        .merge(verifier.map_or_else(|| lacking("projector", verify::ROUTES), verify::router))
         .merge(match gateway {
             Some((accounts, gateway)) => accounts::router(accounts, gateway),
             None => lacking("gateway", accounts::ROUTES),

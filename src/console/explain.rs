@@ -1,0 +1,217 @@
+//! `GET /api/v1/explain?q=…`: what became of an event, a message, a session or a user, and why.
+
+use super::problem::Problem;
+use crate::event::is_account_name;
+use crate::explain::{self, Archived, Cost, Costs, Focus, Story};
+use crate::lake::rows::read_event;
+use crate::lake::{Lake, LakeError};
+use crate::projector::Settings;
+use crate::query::{Engine, QueryError};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A broadcast has many receivers: so many of those that have a token are told.
+const USERS: usize = 20;
+/// What is read of an event.
+const COLUMNS: &str = "partition, \"offset\", appended_at, event_id, origin, type, account, user_id, received_at, \
+                       disposition, data, data_base64, signature";
+
+/// What is to be explained.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// An event id, a message token, a session id or a user id.
+    pub q: String,
+    /// Needed where several accounts know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+}
+
+/// The stories of all users it has to do with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    pub stories: Vec<Story>,
+    /// Users beside these.
+    pub more: usize,
+}
+
+/// Why something is not explained.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error("account: `{0}` is not of the form [a-z0-9_-]{{1,64}}")]
+    Account(String),
+    #[error("nothing is known of `{0}`: no event, message, session or user has this id")]
+    Unknown(String),
+    #[error("`{q}` is known of the accounts {accounts}: say of which by account")]
+    Ambiguous { q: String, accounts: String },
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+}
+
+/// Finds what is asked for in the tables, and folds it.
+#[derive(Clone)]
+pub struct Explainer {
+    pub engine: Arc<Engine>,
+    pub lake: Arc<Lake>,
+    pub settings: Arc<Settings>,
+}
+
+/// Account and user, as far as there are any.
+type Who = (Option<String>, Option<String>);
+
+impl Explainer {
+    /// Tells what became of it.
+    pub async fn explain(&self, wish: &Wish) -> Result<Explanation, Failed> {
+        if let Some(account) = wish.account.as_ref().filter(|account| !is_account_name(account)) {
+            return Err(Failed::Account(account.clone()));
+        }
+        let (focus, found) = self.find(wish).await?;
+        let accounts: BTreeSet<&str> = found.iter().filter_map(|(account, _)| account.as_deref()).collect();
+        if accounts.len() > 1 {
+            let accounts = accounts.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Failed::Ambiguous { q: wish.q.clone(), accounts });
+        }
+        let rebuilt = self.lake.rebuilt_to().await?;
+        let mut stories = Vec::new();
+        for (account, user) in found.iter().take(USERS) {
+            let archived = self.events(account.as_deref(), user.as_deref(), &focus, &rebuilt).await?;
+            let costs = match (account, user) {
+                (Some(account), Some(user)) => self.costs(account, user).await?,
+                _ => Costs::default(),
+            };
+            let terms = self.settings.terms(account.as_deref().unwrap_or_default());
+            stories.push(explain::tell(account.as_deref(), user.as_deref(), &archived, &terms, &costs).about(&focus));
+        }
+        Ok(Explanation { more: found.len() - stories.len(), stories })
+    }
+
+    /// What it is, and of which users.
+    async fn find(&self, wish: &Wish) -> Result<(Focus, Vec<Who>), Failed> {
+        let q = text(&wish.q);
+        let of_account =
+            wish.account.as_ref().map_or(String::new(), |account| format!(" and account = {}", text(account)));
+        let mut ways = Vec::new();
+        if wish.q.len() == 32 && wish.q.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let id = wish.q.to_ascii_lowercase();
+            ways.push((Focus::Session(id.clone()), format!("sessions where session_id = {}", text(&id))));
+        }
+        if let Ok(token) = wish.q.parse::<u64>() {
+            ways.push((Focus::Token(token), format!("events where message_token = {}", token.cast_signed())));
+        }
+        ways.push((Focus::Event(wish.q.clone()), format!("events where event_id = {q}")));
+        ways.push((Focus::User, format!("events where user_id = {q}")));
+        for (focus, whence) in ways {
+            let sql = format!("select distinct account, user_id from {whence}{of_account} order by account, user_id");
+            let mut found = Vec::new();
+            for batch in self.rows(&sql).await? {
+                found.extend((0..batch.num_rows()).map(|row| (string(&batch, 0, row), string(&batch, 1, row))));
+            }
+            if !found.is_empty() {
+                return Ok((focus, found));
+            }
+        }
+        Err(Failed::Unknown(wish.q.clone()))
+    }
+
+    /// All events of a user in order of arrival; without one those that were asked for.
+    async fn events(
+        &self,
+        account: Option<&str>,
+        user: Option<&str>,
+        focus: &Focus,
+        rebuilt: &BTreeMap<u32, u64>,
+    ) -> Result<Vec<Archived>, Failed> {
+        let is = |column: &str, value: Option<&str>| match value {
+            Some(value) => format!("{column} = {}", text(value)),
+            None => format!("{column} is null"),
+        };
+        let mut conditions = vec![is("account", account), is("user_id", user)];
+        if account.is_none() || user.is_none() {
+            conditions.extend(match focus {
+                Focus::Event(id) => Some(is("event_id", Some(id))),
+                Focus::Token(token) => Some(format!("message_token = {}", token.cast_signed())),
+                Focus::Session(_) | Focus::User => None,
+            });
+        }
+        let conditions = conditions.join(" and ");
+        let sql = format!("select {COLUMNS} from events where {conditions} order by partition, \"offset\"");
+        let mut archived = Vec::new();
+        for batch in self.rows(&sql).await? {
+            for row in 0..batch.num_rows() {
+                let (partition, record, disposition) = read_event(&batch, row)?;
+                let folded_late = rebuilt.get(&partition).is_some_and(|rebuilt| record.offset < *rebuilt);
+                archived.push(Archived { partition, record, disposition, folded_late });
+            }
+        }
+        Ok(archived)
+    }
+
+    async fn costs(&self, account: &str, user: &str) -> Result<Costs, Failed> {
+        let of_user = format!("where account = {} and user_id = {}", text(account), text(user));
+        let columns = "cast(cost as varchar) as cost, currency";
+        let mut costs = Costs::default();
+        for batch in self.rows(&format!("select {columns}, message_token from messages {of_user}")).await? {
+            let tokens = batch.column(2).as_primitive::<Int64Type>();
+            costs
+                .messages
+                .extend((0..batch.num_rows()).map(|row| (tokens.value(row).cast_unsigned(), cost(&batch, row))));
+        }
+        for batch in self.rows(&format!("select {columns}, session_id from sessions {of_user}")).await? {
+            let ids = (0..batch.num_rows()).filter_map(|row| Some((string(&batch, 2, row)?, cost(&batch, row))));
+            costs.sessions.extend(ids);
+        }
+        Ok(costs)
+    }
+
+    async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+        self.engine.query(sql).await?.try_collect().await
+    }
+}
+
+fn cost(batch: &RecordBatch, row: usize) -> Cost {
+    Cost { amount: string(batch, 0, row), currency: string(batch, 1, row) }
+}
+
+/// A value as SQL.
+fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+fn string(batch: &RecordBatch, column: usize, row: usize) -> Option<String> {
+    let array = batch.column(column).as_string_opt::<i32>()?;
+    array.is_valid(row).then(|| array.value(row).to_owned())
+}
+
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/explain"];
+
+/// The route.
+pub fn router(explainer: Explainer) -> Router {
+    Router::new().route("/api/v1/explain", get(explain)).with_state(explainer)
+}
+
+async fn explain(State(explainer): State<Explainer>, Query(wish): Query<Wish>) -> Result<Json<Explanation>, Problem> {
+    Ok(Json(explainer.explain(&wish).await?))
+}
+
+impl From<Failed> for Problem {
+    fn from(failed: Failed) -> Problem {
+        match failed {
+            Failed::Query(error) => error.into(),
+            Failed::Account(_) => Problem::bad_request(failed.to_string()),
+            Failed::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, failed.to_string()),
+            Failed::Ambiguous { .. } => Problem::new(StatusCode::CONFLICT, failed.to_string()),
+            Failed::Lake(_) => Problem::unavailable(failed.to_string()),
+        }
+    }
+}
