@@ -1,8 +1,8 @@
 //! `counterbat verify` finds nothing on sound data, and each thing that is wrong.
 
 use super::generate::{DAY_MS, MARCH_MS, Plan, Random, history, lines, tick_line};
-use super::golden;
-use super::harness::{Home, kill_after, message_body, text};
+use super::golden::import;
+use super::harness::{Home, golden, kill_after, message_body, text};
 use super::viber::seed;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use counterbat::lake::{FileEntry, Lake, TableName};
@@ -55,7 +55,7 @@ fn found(told: &Value, kind: &str, others: &[&str]) -> Vec<Value> {
 
 fn busy() -> Home {
     let home = Home::new(&[]);
-    golden::import(&home, "busy");
+    import(&home, "busy");
     home
 }
 
@@ -238,7 +238,8 @@ fn a_removed_file_is_named() {
 
 #[test]
 fn tables_that_cannot_be_brought_up_to_date_are_looked_at_all_the_same() {
-    let home = busy();
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &golden("small/events.ndjson.gz"));
     let (_, sessions) = files(&home, TableName::Sessions);
     sessions.iter().for_each(|file| std::fs::remove_file(path(&home, TableName::Sessions, &file.path)).unwrap());
     // Time moves on, so rows change whose files are gone.

@@ -375,9 +375,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn rows_that_differ_are_counted_and_named() {
         let dir = tempfile::tempdir().unwrap();
-        let (state, lake) =
-            (State::open(dir.path(), 16 << 20).unwrap(), Lake::open("memory:///", &LogId("l".into()), 1));
-        let lake = lake.await.unwrap();
+        let state = State::open(dir.path(), 16 << 20).unwrap();
+        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
         let table = lake.table(TableName::Sessions);
         let (mut batch, mut rows) = (state.batch(), SessionRows::default());
         for n in 0..45 {
