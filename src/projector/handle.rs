@@ -109,17 +109,20 @@ impl ProjectorHandle {
     /// [`ProjectorError::Behind`] where they cannot be brought so far.
     pub(super) async fn commit_point(&self, ends: &[u64]) -> Result<CommitPoint, ProjectorError> {
         let began = tokio::time::Instant::now();
+        let mut told = None;
         loop {
             self.wait_folded(ends).await?;
             if let Some(point) = self.commit().await? {
                 return Ok(point);
             }
+            // The run that has failed tells why a moment later, until the next one has committed something.
+            tokio::time::sleep(OTHERS_EVERY).await;
             let Status { error, committed_us, .. } = self.live.status();
+            told = error.or(told);
             if began.elapsed() >= OUTAGE {
-                let error = error.unwrap_or_else(|| "a commit has failed; the log says why".to_owned());
+                let error = told.unwrap_or_else(|| "a commit has failed; the log says why".to_owned());
                 return Err(ProjectorError::Behind { error, committed: committed(committed_us) });
             }
-            tokio::time::sleep(OTHERS_EVERY).await;
         }
     }
 
