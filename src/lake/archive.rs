@@ -1,8 +1,9 @@
 //! Writing and reading `events` as an archive of the log.
 
-use super::{FileEntry, Lake, LakeError, TableName, schema};
+use super::{FileEntry, Lake, LakeError, TableName, TableSnapshot, schema};
 use arrow::array::{Array, Date32Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -12,7 +13,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{binary, col, lit};
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -46,21 +47,33 @@ impl Lake {
         &self,
         partition: u32,
     ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
-        self.rows(partition, None)
+        self.rows(&self.table(TableName::Events).snapshot(), partition, 0, None)
     }
 
-    /// Archived rows of a partition in order of offset, with these columns (`None`: all), in bounded memory.
+    /// [`Lake::archive`] of a version of `events`, from an offset on.
+    pub async fn archive_from(
+        &self,
+        events: &TableSnapshot,
+        partition: u32,
+        from: u64,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        self.rows(events, partition, from, None)
+    }
+
+    /// Archived rows of a partition in order of offset, from one on, with these columns (`None`: all), in bounded memory.
     fn rows(
         &self,
+        events: &TableSnapshot,
         partition: u32,
+        from: u64,
         columns: Option<&[&str]>,
     ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
-        let snapshot = self.table(TableName::Events).snapshot();
-        if snapshot.files.is_empty() {
+        let files: Vec<&FileEntry> = events.files.values().filter(|file| reaches(file, from)).collect();
+        if files.is_empty() {
             return Ok(futures::stream::empty().boxed());
         }
         let damaged = |error: datafusion::error::DataFusionError| LakeError::Damaged(error.to_string());
-        let stream = self.ordered(snapshot.files.values(), partition, columns).map_err(damaged)?;
+        let stream = self.ordered(files.into_iter(), partition, from, columns).map_err(damaged)?;
         let place = self.store.failed(&"").to_string();
         Ok(stream.map(move |batch| batch.map_err(|error| read_error(&place, &error))).boxed())
     }
@@ -69,6 +82,7 @@ impl Lake {
         &self,
         files: impl Iterator<Item = &'a FileEntry>,
         partition: u32,
+        from: u64,
         columns: Option<&[&str]>,
     ) -> datafusion::error::Result<datafusion::execution::SendableRecordBatchStream> {
         let runtime =
@@ -77,20 +91,16 @@ impl Lake {
         runtime.register_object_store(&url, objects);
         let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
         let schema = schema::in_files(TableName::Events);
-        let source = Arc::new(ParquetSource::new(schema.clone()));
+        // Files are in order of partition and offset, so the pages of other partitions are not even read.
+        let source = ParquetSource::new(schema.clone()).with_predicate(wanted(&schema, partition, from)?);
         let files = files.map(|file| PartitionedFile::new(self.location(TableName::Events, file).as_ref(), file.size));
-        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, source).with_file_group(files.collect());
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, Arc::new(source));
+        let scan = scan.with_file_group(files.collect());
         let indices = columns.map(|names| names.iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>());
         let scan = scan.with_projection_indices(indices.transpose()?)?.build();
         let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
         let schema = scan.schema();
-        let ours = binary(
-            col("partition", &schema)?,
-            Operator::Eq,
-            lit(i32::try_from(partition).unwrap_or(i32::MAX)),
-            &schema,
-        )?;
-        let filtered = Arc::new(FilterExec::try_new(ours, scan)?);
+        let filtered = Arc::new(FilterExec::try_new(wanted(&schema, partition, from)?, scan)?);
         let order = LexOrdering::new([PhysicalSortExpr::new_default(col("offset", &schema)?)]);
         let plan: Arc<dyn ExecutionPlan> = match order {
             Some(order) => Arc::new(SortExec::new(order, filtered)),
@@ -103,7 +113,7 @@ impl Lake {
     /// offset `before`.
     pub async fn widest_lateness(&self, partition: u32, before: u64) -> Result<i64, LakeError> {
         let columns = ["partition", "offset", "appended_at", "event_time", "received_at"];
-        let mut rows = self.rows(partition, Some(&columns))?;
+        let mut rows = self.rows(&self.table(TableName::Events).snapshot(), partition, 0, Some(&columns))?;
         let (mut newest_ms, mut widest_ms) = (None::<i64>, 0);
         while let Some(batch) = rows.try_next().await? {
             for row in 0..batch.num_rows() {
@@ -117,6 +127,29 @@ impl Lake {
         }
         Ok(widest_ms)
     }
+}
+
+/// The condition that a row is of a partition, at an offset or after it.
+fn wanted(schema: &Schema, partition: u32, from: u64) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+    let (partition, from) = (i32::try_from(partition).unwrap_or(i32::MAX), i64::try_from(from).unwrap_or(i64::MAX));
+    let ours = binary(col("partition", schema)?, Operator::Eq, lit(partition), schema)?;
+    let later = binary(col("offset", schema)?, Operator::GtEq, lit(from), schema)?;
+    binary(ours, Operator::And, later, schema)
+}
+
+/// Whether a file of `events` may have a row at an offset or after it, by its statistics.
+fn reaches(file: &FileEntry, from: u64) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Statistics {
+        max_values: Greatest,
+    }
+    #[derive(serde::Deserialize)]
+    struct Greatest {
+        offset: u64,
+    }
+    let greatest = file.stats.as_deref().and_then(|stats| serde_json::from_str::<Statistics>(stats).ok());
+    from == 0 || greatest.is_none_or(|stats| stats.max_values.offset >= from)
 }
 
 fn read_error(place: &str, error: &datafusion::error::DataFusionError) -> LakeError {

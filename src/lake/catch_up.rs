@@ -84,6 +84,18 @@ impl Table {
 
     /// What a table that was loaded holds.
     pub(super) async fn read_whole(&self, table: &DeltaTable) -> Result<TableSnapshot, LakeError> {
+        let mut snapshot = self.read_files(table)?;
+        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| mark.app_id(&self.log, partition)));
+        for (app_id, value) in self.values(table, names.collect()).await? {
+            if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
+                snapshot.mark(mark, partition, value);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// The files of a table that was loaded, without what its `txn` actions tell.
+    pub(super) fn read_files(&self, table: &DeltaTable) -> Result<TableSnapshot, LakeError> {
         let failed = |error: deltalake::DeltaTableError| self.store.failed(&error);
         let state = table.snapshot().map_err(failed)?;
         let mut files = BTreeMap::new();
@@ -100,14 +112,6 @@ impl Table {
             };
             files.insert(path, entry);
         }
-        let mut snapshot =
-            TableSnapshot { version: state.version(), files: Arc::new(files), ..TableSnapshot::default() };
-        let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| mark.app_id(&self.log, partition)));
-        for (app_id, value) in self.values(table, names.collect()).await? {
-            if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
-                snapshot.mark(mark, partition, value);
-            }
-        }
-        Ok(snapshot)
+        Ok(TableSnapshot { version: state.version(), files: Arc::new(files), ..TableSnapshot::default() })
     }
 }

@@ -1,12 +1,14 @@
 //! Generations: `sessions` and `messages` built anew beside the live ones, and taken over whole.
 //!
-//! A generation's tables lie in a folder below the live tables', with Delta logs of their own, so that the live table can
-//! take over their files where they are.
+//! The tables of one that is to be taken over lie in a folder below the live tables', with Delta logs of their own, so that
+//! the live table can take over their files where they are. One that is to be kept has a folder of its own.
 
+use super::table::{LOG_FOLDER, lock};
 use super::{Change, Lake, LakeError, TableName};
 use deltalake::kernel::Transaction;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
 
 const PREFIX: &str = "generation-";
@@ -16,17 +18,46 @@ pub(super) fn folder(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
+/// Where a generation's tables lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Below the folders of the live tables.
+    Below(String),
+    /// Beside them.
+    Beside(String),
+}
+
+impl Place {
+    /// The folder of one of its tables, below the store's root.
+    pub fn folder(&self, table: TableName) -> String {
+        match self {
+            Place::Below(name) => format!("{}/{}", table.as_str(), folder(name)),
+            Place::Beside(name) => format!("{}/{}", super::kept::folder(name), table.as_str()),
+        }
+    }
+}
+
+const TABLES: [TableName; 2] = [TableName::Messages, TableName::Sessions];
+
 impl Lake {
-    /// Opens a generation's tables, or makes them. It has no `events`.
+    /// Opens a generation's tables, or makes them. It has no `events`. Its files are left alone by [`Lake::tidy`] until it
+    /// is adopted or dropped.
     pub async fn generation(&self, name: &str) -> Result<Lake, LakeError> {
-        Lake::open_in(self.store.clone(), &self.log, self.partitions, Some(name.to_owned())).await
+        for table in TABLES {
+            lock(&self.table(table).building).insert(folder(name));
+        }
+        self.open_generation(Place::Below(name.to_owned())).await
+    }
+
+    pub(super) async fn open_generation(&self, place: Place) -> Result<Lake, LakeError> {
+        Lake::open_in(self.store.clone(), &self.log, self.partitions, Some(place)).await
     }
 
     /// Makes a generation's rows those of the live tables: one commit per table. Repeating it changes nothing.
     pub async fn adopt(&self, name: &str) -> Result<(), LakeError> {
         let generation = self.generation(name).await?;
         let app_id = format!("counterbat/{}/generation/{name}", self.log);
-        for table_name in [TableName::Messages, TableName::Sessions] {
+        for table_name in TABLES {
             let table = self.table(table_name);
             if table.values(&table.load().await?, [app_id.clone()].into()).await?.contains_key(&app_id) {
                 continue;
@@ -50,7 +81,19 @@ impl Lake {
             }
             table.commit_with(change, true, transactions).await?;
         }
+        for table in TABLES {
+            // What it was while it was built is of no use any more.
+            let log = format!("{}/{LOG_FOLDER}", folder(name));
+            self.delete_below(&self.table(table).object_path(&log)).await?;
+        }
+        self.built(name);
         Ok(())
+    }
+
+    fn built(&self, name: &str) {
+        for table in TABLES {
+            lock(&self.table(table).building).remove(&folder(name));
+        }
     }
 
     /// Names the rebuild that the rows come from; 0 where there was none.
@@ -74,26 +117,46 @@ impl Lake {
         Ok(app_ids.iter().filter_map(|(partition, app_id)| Some((*partition, position(app_id)?))).collect())
     }
 
-    /// Removes a generation's files. Not for one that was adopted.
+    /// Removes a generation's files; refused for one that was adopted.
     pub async fn drop_generation(&self, name: &str) -> Result<(), LakeError> {
-        for table_name in [TableName::Messages, TableName::Sessions] {
-            let root = self.table(table_name).object_path(&folder(name));
-            let listed: Vec<_> = self
-                .store
-                .objects()
-                .list(Some(&root))
-                .try_collect()
-                .await
-                .map_err(|error: object_store::Error| self.store.failed(&error))?;
-            for object in listed {
-                self.store.delete(&object.location).await?;
-            }
+        let below = format!("{}/", folder(name));
+        let is_live =
+            |table: &TableName| self.table(*table).snapshot().files.keys().any(|path| path.starts_with(&below));
+        if TABLES.iter().any(is_live) {
+            return Err(LakeError::Generation(format!("generation {name} is part of the live tables")));
+        }
+        for table_name in TABLES {
+            self.delete_below(&self.table(table_name).object_path(&folder(name))).await?;
+        }
+        self.built(name);
+        Ok(())
+    }
+
+    pub(super) async fn delete_below(&self, root: &ObjectPath) -> Result<(), LakeError> {
+        let listed: Vec<_> = self
+            .store
+            .objects()
+            .list(Some(root))
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.store.failed(&error))?;
+        for object in listed {
+            self.store.delete(&object.location).await?;
         }
         Ok(())
     }
 
-    /// The generation this is, if it is one.
-    pub fn generation_name(&self) -> Option<&str> {
-        self.generation.as_deref()
+    /// Deletes files of a generation that later ones of it have replaced: nobody reads it before it is complete.
+    pub async fn sweep(&self, now_ms: i64) -> Result<(), LakeError> {
+        for table in TABLES {
+            self.table(table).delete_dead(now_ms, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the files of `sessions` and `messages`.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |table: &TableName| self.table(*table).snapshot().files.values().map(|file| file.size).sum::<u64>();
+        TABLES.iter().map(bytes).sum()
     }
 }

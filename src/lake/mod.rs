@@ -11,8 +11,10 @@ mod commit;
 mod data_file;
 mod event_rows;
 mod generation;
+pub mod kept;
 mod location;
 mod merge;
+mod past;
 pub mod picture;
 mod probe;
 pub mod rows;
@@ -31,14 +33,17 @@ mod tidy;
 mod transactions;
 
 pub use commit::Change;
+pub use kept::{GenerationInfo, Kept, is_generation_name};
 pub use location::{Location, S3Settings};
+pub use past::AsOf;
 pub use table::Table;
 
 use crate::log::LogId;
+use generation::Place;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use store::Store;
 use url::Url;
 
@@ -141,6 +146,12 @@ pub enum LakeError {
     /// The object store does not keep its word, on which commits rely.
     #[error("the tables cannot be kept in the object store at {place}: {reason}")]
     Unfit { place: String, reason: String },
+    /// A version of a table that is not there, or no longer.
+    #[error("table {table} cannot be read {asked}: {reason}")]
+    Past { table: &'static str, asked: String, reason: String },
+    /// A generation's name cannot be one, or is taken, or there is none of it.
+    #[error("{0}")]
+    Generation(String),
     /// What is in a file or log cannot be understood.
     #[error("the tables are damaged: {0}")]
     Damaged(String),
@@ -159,8 +170,8 @@ pub struct Lake {
     log: LogId,
     partitions: u32,
     tables: BTreeMap<TableName, Table>,
-    /// Path prefix below the store's root for a generation's tables.
-    generation: Option<String>,
+    /// Kept generations that were opened.
+    kept: Mutex<BTreeMap<String, Kept>>,
 }
 
 impl Lake {
@@ -170,24 +181,19 @@ impl Lake {
         Self::open_in(Store::open(&location.into()).await?, log, partitions, None).await
     }
 
-    async fn open_in(
-        store: Store,
-        log: &LogId,
-        partitions: u32,
-        generation: Option<String>,
-    ) -> Result<Self, LakeError> {
+    async fn open_in(store: Store, log: &LogId, partitions: u32, generation: Option<Place>) -> Result<Self, LakeError> {
         let mut tables = BTreeMap::new();
         for name in TableName::ALL {
             if generation.is_some() && name == TableName::Events {
                 continue;
             }
             let folder = match &generation {
-                Some(generation) => format!("{}/{}", name.as_str(), generation::folder(generation)),
+                Some(place) => place.folder(name),
                 None => name.as_str().to_owned(),
             };
             tables.insert(name, Table::open(name, store.clone(), folder, log, partitions).await?);
         }
-        Ok(Self { store, log: log.clone(), partitions, tables, generation })
+        Ok(Self { store, log: log.clone(), partitions, tables, kept: Mutex::default() })
     }
 
     /// A table.

@@ -97,6 +97,16 @@ pub fn of(table: TableName) -> SchemaRef {
     }
 }
 
+/// The names of a table's columns, in order.
+pub fn names(table: TableName) -> Vec<&'static str> {
+    let schema: &'static SchemaRef = match table {
+        TableName::Events => &EVENTS,
+        TableName::Sessions => &SESSIONS,
+        TableName::Messages => &MESSAGES,
+    };
+    schema.fields().iter().map(|field| field.name().as_str()).collect()
+}
+
 /// The columns as they lie in files: without the partition column of `events`.
 pub fn in_files(table: TableName) -> SchemaRef {
     let schema = of(table);

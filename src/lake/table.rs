@@ -43,6 +43,8 @@ pub struct Table {
     pub(super) held: Mutex<BTreeMap<u32, i64>>,
     /// Files written but not committed yet: no orphans.
     pub(super) pending: Mutex<HashSet<String>>,
+    /// Folders of generations that are being built below it: none of their files is an orphan.
+    pub(super) building: Mutex<HashSet<String>>,
     /// Files that are no longer live, since when (ms).
     pub(super) dead: Mutex<BTreeMap<String, i64>>,
     /// The version of the last checkpoint this process knows of.
@@ -73,6 +75,7 @@ impl Table {
             unanswered: Mutex::default(),
             held: Mutex::default(),
             pending: Mutex::default(),
+            building: Mutex::default(),
             dead: Mutex::default(),
             checkpointed: Mutex::default(),
         };
@@ -98,8 +101,13 @@ impl Table {
         lock(&self.current).clone()
     }
 
+    /// A handle that has nothing loaded yet.
+    pub(super) fn handle(&self) -> Result<DeltaTable, LakeError> {
+        delta(&self.store, &self.folder)
+    }
+
     pub(super) async fn load(&self) -> Result<DeltaTable, LakeError> {
-        let mut table = delta(&self.store, &self.folder)?;
+        let mut table = self.handle()?;
         table.load().await.map_err(|error| self.store.failed(&error))?;
         Ok(table)
     }

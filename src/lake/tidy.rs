@@ -93,7 +93,7 @@ impl Table {
     }
 
     /// Deletes Parquet files that have not been live for `keep_ms`: those that were removed, and those that a process
-    /// wrote and never committed, a generation that was not finished among them. Returns how many.
+    /// wrote and never committed, a generation that was given up among them. Returns how many.
     pub(super) async fn delete_dead(&self, now_ms: i64, keep_ms: i64) -> Result<usize, LakeError> {
         let root = self.object_path("");
         let objects = self.store.objects();
@@ -117,6 +117,7 @@ impl Table {
                 || path.starts_with("_delta_log/")
                 || live.contains_key(path)
                 || lock(&self.pending).contains(path)
+                || path.split_once('/').is_some_and(|(folder, _)| lock(&self.building).contains(folder))
             {
                 continue;
             }
