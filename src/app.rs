@@ -36,7 +36,7 @@ use crate::log::kafka::{self, KafkaLog};
 use crate::log::registry::Registry;
 use crate::log::{EventLog, LogError};
 use crate::metrics::{AccountLabels, Metrics};
-use crate::projector::ProjectorError;
+use crate::projector::{ProjectorError, RebuildError};
 use crate::query::QueryError;
 use crate::session::{Policies, policy::PolicyError};
 use std::fs::{File, TryLockError};
@@ -81,6 +81,8 @@ pub enum AppError {
     Lake(#[from] LakeError),
     #[error(transparent)]
     Projector(#[from] ProjectorError),
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]

@@ -20,7 +20,7 @@
 //! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics`, `durable_file` |
 //! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
-//! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics` |
+//! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics`, `durable_file` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |

@@ -3,13 +3,14 @@
 use super::gateway::open_gateway;
 use super::projector::Running;
 use super::{AppError, Base, Brokers, Clock, wall_clock};
-use crate::config::{Config, LogKind};
+use crate::config::Config;
 use crate::console::tokens::Token;
 use crate::durable_file;
 use crate::gateway::accounts::Accounts;
 use crate::gateway::{Gateway, Recording};
+use crate::lake::Lake;
 use crate::log::{self, EventLog, LogError};
-use crate::projector::{self, Progress, ProjectorHandle};
+use crate::projector::{self, OfflineRebuilds, Progress, ProjectorHandle, Report, Wish};
 use crate::query::Engine;
 use crate::state::{State, StateError};
 use crate::transfer;
@@ -135,11 +136,16 @@ impl Offline {
     }
 
     /// Folds what the log has, then all archived events anew into new tables, and ends the work.
-    pub async fn rebuild(self, tell: impl Fn(Progress) + Sync) -> Result<(), AppError> {
+    pub async fn rebuild(
+        self,
+        wish: Wish,
+        tell: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Report, AppError> {
         let projector = self.start_projector().await?;
         projector.wait_committed(&self.log_ends().await?).await?;
         let owned = projector.status().owned().len();
-        if owned < self.base.log.partitions() as usize {
+        let replaces = wish.keep_as.is_none();
+        if replaces && owned < self.base.log.partitions() as usize {
             let reason = format!("other processes fold all but {owned} of the partitions: stop them first");
             return Err(AppError::Failed { what: "the rebuild", reason });
         }
@@ -148,12 +154,21 @@ impl Offline {
         }
         drop(projector);
         let lake = self.base.lake().await?;
-        if self.base.config.log.kind == LogKind::Kafka {
+        if replaces && self.base.shares_its_log() {
             // Whoever starts meanwhile takes over, and then this one changes nothing.
             lake.claim(&(0..self.base.log.partitions()).collect::<Vec<_>>()).await?;
         }
-        projector::rebuild(&lake, &self.base.dir.path, self.base.settings()?, tell).await?;
-        Ok(())
+        Ok(self.offline_rebuilds(lake)?.rebuild(wish, tell).await?)
+    }
+
+    /// The rebuilds of this data directory, and the generations that are kept.
+    pub async fn rebuilds(&self) -> Result<OfflineRebuilds, AppError> {
+        self.offline_rebuilds(self.base.lake().await?)
+    }
+
+    fn offline_rebuilds(&self, lake: Arc<Lake>) -> Result<OfflineRebuilds, AppError> {
+        let (dir, settings) = (self.base.dir.path.clone(), self.base.settings()?);
+        Ok(OfflineRebuilds::new(lake, dir, settings, self.base.shares_its_log()))
     }
 
     /// Lets the projector commit, where it runs, and gives the data directory back.

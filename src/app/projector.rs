@@ -2,7 +2,8 @@
 
 use super::accounts::PolicyBook;
 use super::{AppError, Base};
-use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle};
+use crate::config::LogKind;
+use crate::projector::{self, NewestPolicies, ProjectorError, ProjectorHandle, Rebuilds};
 use crate::session::{Policy, PolicyChain};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ const RETAIN_EVERY: Duration = Duration::from_secs(300);
 /// A projector at work.
 pub(super) struct Running {
     pub handle: ProjectorHandle,
+    settings: Arc<projector::Settings>,
     stop: watch::Sender<bool>,
     pub task: JoinHandle<Result<(), ProjectorError>>,
     /// Follows what becomes of accounts elsewhere.
@@ -48,18 +50,28 @@ impl Base {
                 Box::pin(async move { book.catch_up().await })
             })
         });
-        let settings = projector::Settings { newest_policies: newest, ..self.settings()? };
+        let settings = Arc::new(projector::Settings { newest_policies: newest, ..self.settings()? });
         let parts = projector::Parts {
             log: self.log.clone(),
             lake: self.lake().await?,
             data_dir: self.dir.path.clone(),
             instance: self.dir.instance()?,
-            settings: Arc::new(settings),
+            settings: settings.clone(),
             stop: stopped,
         };
         let (handle, task) = projector::start(parts).await?;
         let following = book.map(|book| tokio::spawn(async move { book.follow().await }));
-        Ok(Running { handle, stop, task, following })
+        Ok(Running { handle, settings, stop, task, following })
+    }
+
+    /// Rebuilds beside a projector at work. One that was not finished is gone on with.
+    pub(super) fn rebuilds(&self, running: &Running) -> Result<Rebuilds, AppError> {
+        Ok(Rebuilds::start(&running.handle, &self.dir.path, running.settings.clone(), self.shares_its_log())?)
+    }
+
+    /// Whether other processes may work on the same log.
+    pub(super) fn shares_its_log(&self) -> bool {
+        self.config.log.kind == LogKind::Kafka
     }
 
     /// What a fold goes by that is alone.

@@ -14,7 +14,7 @@ use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
 use crate::lake::Lake;
-use crate::projector::ProjectorHandle;
+use crate::projector::{ProjectorHandle, Rebuilds};
 use crate::query::Engine;
 use std::future::Future;
 use std::sync::Arc;
@@ -64,12 +64,21 @@ pub async fn serve(
         None if has(Role::Query) => Some(base.tables_of_this_log().await?),
         None => None,
     };
+    let rebuilds = running.as_ref().map(|running| base.rebuilds(running)).transpose()?;
     let token = Token::random();
     let engine = match lake.clone().filter(|_| has(Role::Query)) {
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
         None => None,
     };
-    let mut console = open_console(&base, engine.clone(), gateway.clone(), projector.as_ref(), lake.clone(), &token);
+    let mut console = open_console(
+        &base,
+        engine.clone(),
+        gateway.clone(),
+        projector.as_ref(),
+        rebuilds.clone(),
+        lake.clone(),
+        &token,
+    );
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
     }
@@ -121,6 +130,9 @@ pub async fn serve(
         membership.abort();
     }
     chores.iter().for_each(JoinHandle::abort);
+    if let Some(rebuilds) = rebuilds {
+        rebuilds.stop().await;
+    }
     let stopped = match (failure, running) {
         (Some(error), _) => Err(error),
         (None, Some(running)) => running.stop().await,
@@ -156,6 +168,7 @@ fn open_console(
     engine: Option<Arc<Engine>>,
     gateway: Option<(crate::gateway::accounts::Accounts, crate::gateway::Gateway)>,
     projector: Option<&ProjectorHandle>,
+    rebuilds: Option<Rebuilds>,
     lake: Option<Arc<Lake>>,
     local: &Token,
 ) -> axum::Router {
@@ -175,6 +188,7 @@ fn open_console(
     console::router(Console {
         engine,
         transfer,
+        rebuilds,
         gateway,
         health,
         metrics: base.metrics.clone(),

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 const REFRESH: Duration = Duration::from_millis(200);
 
-/// A bar over bytes or records, with rate and time left.
+/// A bar over bytes or records, with rate and time left. Clones are one bar, gone from the screen with the first of them.
+#[derive(Clone)]
 pub struct Meter {
     bar: ProgressBar,
-    ticker: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    ticker: Arc<std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
 
 impl Meter {
@@ -50,7 +51,7 @@ impl Meter {
             bar.set_style(style);
         }
         bar.enable_steady_tick(REFRESH);
-        Meter { bar, ticker: std::sync::Mutex::new(None) }
+        Meter { bar, ticker: Arc::default() }
     }
 
     /// Counts the bytes read.

@@ -1,4 +1,4 @@
-//! The second listener: SQL over HTTP, import and export, redelivery, accounts, `/metrics`, health.
+//! The second listener: SQL over HTTP, import and export, rebuilds, redelivery, accounts, `/metrics`, health.
 //!
 //! It shows everything, so it asks for a token; or it listens on this machine only, and then it refuses what a web page of
 //! somebody else makes a browser send. Health is told to everybody.
@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod health;
 pub mod problem;
+pub mod rebuilds;
 pub mod redeliver;
 pub mod sql;
 pub mod tokens;
@@ -14,6 +15,7 @@ pub mod transfer;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::Accounts;
 use crate::metrics::Metrics;
+use crate::projector::Rebuilds;
 use crate::query::Engine;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -32,6 +34,7 @@ use transfer::Transfer;
 pub struct Console {
     pub engine: Option<Arc<Engine>>,
     pub transfer: Option<Transfer>,
+    pub rebuilds: Option<Rebuilds>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
@@ -40,7 +43,7 @@ pub struct Console {
 
 /// All routes of the listener.
 pub fn router(console: Console) -> Router {
-    let Console { engine, transfer, gateway, health, metrics, tokens } = console;
+    let Console { engine, transfer, rebuilds, gateway, health, metrics, tokens } = console;
     let redelivery = match (&engine, &gateway) {
         (Some(engine), Some((_, gateway))) => {
             redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
@@ -52,6 +55,7 @@ pub fn router(console: Console) -> Router {
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(rebuilds.map_or_else(|| lacking("projector", rebuilds::ROUTES), rebuilds::router))
         .merge(match gateway {
             Some((accounts, gateway)) => accounts::router(accounts, gateway),
             None => lacking("gateway", accounts::ROUTES),

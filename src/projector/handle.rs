@@ -3,6 +3,7 @@
 use super::ProjectorError;
 use super::commit::Request;
 use super::live::{Asked, Live, PartitionStatus, Status, Told};
+use super::rebuild::Pause;
 use crate::event::time::format_us;
 use crate::lake::{Lake, TableName};
 use crate::log::Assignment;
@@ -27,6 +28,8 @@ pub struct ProjectorHandle {
     pub(super) live: Arc<Live>,
     pub(super) lake: Arc<Lake>,
     pub(super) requests: mpsc::Sender<Request>,
+    /// Work to be done between two runs.
+    pub(super) pauses: mpsc::Sender<Pause>,
 }
 
 impl ProjectorHandle {

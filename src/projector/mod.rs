@@ -9,18 +9,23 @@ mod commit;
 mod delta;
 mod folding;
 mod handle;
+mod job;
 mod laid;
 mod live;
 mod past;
 mod rebuild;
+mod rebuilds;
 mod recover;
+mod refold;
 mod run;
 mod takeover;
 mod worker;
 
 pub use handle::ProjectorHandle;
+pub use job::{Job, Phase, Reach, RebuildError, Scope, Wish};
 pub use live::{Asked, PartitionStatus, Status, Told};
-pub use rebuild::{Progress, finish_switch, rebuild};
+pub use rebuild::Progress;
+pub use rebuilds::{Listing, OfflineRebuilds, Rebuilds, Report};
 
 use crate::lake::{Lake, LakeError};
 use crate::log::{EventLog, LogError};
@@ -158,10 +163,13 @@ pub struct Parts {
 
 /// Starts the projector. It runs until `stop`, then commits and ends; the task's result says how it ended.
 pub async fn start(parts: Parts) -> Result<(ProjectorHandle, JoinHandle<Result<(), ProjectorError>>), ProjectorError> {
-    finish_switch(&parts.lake, &parts.data_dir).await?;
+    let (lake, data_dir, settings) = (parts.lake.clone(), parts.data_dir.clone(), parts.settings.clone());
+    rebuild::Site::new(lake, data_dir, settings, None).settle().await?;
     let live = Arc::new(Live::new(parts.settings.partitions));
     let (requests, inbox) = mpsc::channel(16);
-    let handle = ProjectorHandle { live: live.clone(), lake: parts.lake.clone(), requests };
+    let (pauses, wanted) = mpsc::channel(1);
+    let handle = ProjectorHandle { live: live.clone(), lake: parts.lake.clone(), requests, pauses };
+    let inbox = run::Inbox { requests: inbox, pauses: wanted };
     let task = tokio::spawn(run::supervise(parts, live, inbox));
     Ok((handle, task))
 }

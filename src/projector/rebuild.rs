@@ -1,18 +1,37 @@
-//! `rebuild`: refolds every archived event, of any age, into new tables and a new state, and switches to them at once.
+//! `rebuild`: refolds every archived event, of any age, into new tables and a new state. They take the place of the live ones
+//! at once, or are kept beside them as a generation.
+//!
+//! Events are folded while the projector goes on, round by round, until few are left. For those, and the switch, it rests.
 
-use super::buckets::Buckets;
-use super::recover::{Plan, io, move_into_place, rebuilt_dir, remove, replay};
+use super::job::{Job, Jobs, Phase, Reach, RebuildError};
+use super::recover::{io, move_into_place, remove};
+use super::refold::{Folded, Refold};
+use super::run::open_state;
 use super::{ProjectorError, Settings};
-use crate::lake::{Change, Lake, TableName};
-use crate::state::{Meta, State};
+use crate::durable_file::DurableFileError;
+use crate::lake::{GenerationInfo, Lake, LakeError, TableName, TableSnapshot};
+use crate::state::StateError;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// So many records are folded while the projector rests.
+const FEW_RECORDS: u64 = 20_000;
+/// So many rounds are made to get there: one that never does has more to fold than it can.
+const ROUNDS: usize = 20;
+
+/// Partitions folded side by side where nothing else is done.
+const SIDE_BY_SIDE: usize = 2;
 
 /// What a rebuild tells while it runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
 pub enum Progress {
-    /// Events refolded, of how many.
+    /// Records gone through, of how many.
     Folding { done: u64, total: u64 },
     /// The new tables are being written.
     Writing,
@@ -20,48 +39,318 @@ pub enum Progress {
     Switching,
 }
 
-/// Refolds `events` into `sessions`, `messages` and the state. Nothing may run on the data directory meanwhile. Until the
-/// switch the old tables and state stay as they are; a switch that is interrupted is completed by the next start.
-pub async fn rebuild(
-    lake: &Arc<Lake>,
-    data_dir: &Path,
-    settings: Settings,
-    tell: impl Fn(Progress) + Sync,
-) -> Result<(), ProjectorError> {
-    finish_switch(lake, data_dir).await?;
-    let positions = lake.table(TableName::Events).snapshot().positions;
-    let settings = Arc::new(any_age(lake, &settings, &positions).await?);
-    let dir = rebuilt_dir(data_dir);
-    remove(&dir)?;
-    let state = State::open(&dir, settings.state_bytes())?;
-    let plan = Plan { settings: settings.clone(), before: None };
-    let mut meta = replay(lake, &state, &plan, &|done, total| tell(Progress::Folding { done, total })).await?;
-    tell(Progress::Writing);
-    let name = format!("{:x}", (settings.clock)());
-    let generation = Arc::new(lake.generation(&name).await?);
-    let written = write(&generation, &state, &settings, &meta).await;
-    // The state is one that the new tables can be gone on with.
-    let rebuild = i64::from_str_radix(&name, 16).unwrap_or(1);
-    meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
-    let mut batch = state.batch();
-    batch.set_meta(&meta);
-    let written = written.and_then(|()| Ok(batch.commit()?));
-    drop(state);
-    if let Err(error) = written {
-        // What is left of it is deleted with other files that nobody committed, if it cannot be now.
-        let _ = lake.drop_generation(&name).await;
-        return Err(error);
-    }
-    tell(Progress::Switching);
-    let marker = data_dir.join(MARKER);
-    std::fs::write(&marker, &name)
-        .and_then(|()| std::fs::File::open(&marker)?.sync_all())
-        .and_then(|()| std::fs::File::open(data_dir)?.sync_all())
-        .map_err(|error| io(&marker, &error))?;
-    finish_switch(lake, data_dir).await
+/// Told what a rebuild does.
+pub(super) type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Work that is done while no run of the projector has the state and the tables.
+pub(super) type Pause = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+/// What rebuilds work on.
+pub(super) struct Site {
+    pub lake: Arc<Lake>,
+    pub data_dir: PathBuf,
+    /// What the live tables are folded by.
+    pub settings: Arc<Settings>,
+    /// Where the projector is asked to rest; `None` where none runs.
+    pub pauses: Option<mpsc::Sender<Pause>>,
+    /// Held while the live tables are replaced.
+    pub switching: Mutex<()>,
 }
 
-/// Its presence says that the generation it names, and the state beside it, are complete.
+/// How taking the place of the live tables went.
+enum Switch {
+    Done,
+    /// It has to be begun anew, with settings that take in later events.
+    TooLate,
+}
+
+impl Site {
+    pub fn new(
+        lake: Arc<Lake>,
+        data_dir: PathBuf,
+        settings: Arc<Settings>,
+        pauses: Option<mpsc::Sender<Pause>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default() })
+    }
+
+    pub fn jobs(&self) -> Jobs {
+        Jobs::new(&self.data_dir)
+    }
+
+    /// Goes on with a rebuild to its end. No switch is marked.
+    pub async fn carry_out(self: &Arc<Self>, name: &str, tell: &Tell) -> Result<(), RebuildError> {
+        loop {
+            let mut job = self.job(name)?;
+            if job.has_ended() {
+                return Ok(());
+            }
+            if job.phase == Phase::Switching {
+                // It failed when time was moved on already, and the projector has gone on since.
+                self.begin_anew(job).await?;
+                continue;
+            }
+            if let Some(newest) = &self.settings.newest_policies {
+                newest().await.map_err(ProjectorError::from)?;
+            }
+            let Some(refold) = self.open(&mut job).await? else {
+                self.begin_anew(job).await?;
+                continue;
+            };
+            let ended = match job.wish.keep_as {
+                Some(_) => self.keep(&mut job, refold, tell).await?,
+                None => self.replace(&job, refold, tell).await?,
+            };
+            match ended {
+                Switch::Done => return Ok(()),
+                Switch::TooLate => self.begin_anew(job).await?,
+            }
+        }
+    }
+
+    fn job(&self, name: &str) -> Result<Job, RebuildError> {
+        self.jobs().get(name)?.ok_or_else(|| RebuildError::Unknown(name.to_owned()))
+    }
+
+    /// Opens what there is of a rebuild; `None` where it is of no use.
+    async fn open(&self, job: &mut Job) -> Result<Option<Refold>, RebuildError> {
+        let settings = job.wish.settings(&self.settings)?;
+        if job.lateness_ms.is_none() {
+            self.lake.refresh().await?;
+            let positions = self.lake.table(TableName::Events).snapshot().positions;
+            job.lateness_ms = any_age(&self.lake, &settings, &positions).await?.lateness_ms;
+            self.jobs().put(job)?;
+        }
+        // Beside a projector that has its own.
+        let memory_bytes = if self.pauses.is_some() { settings.memory_bytes / 2 } else { settings.memory_bytes };
+        let settings = Settings { any_age: true, lateness_ms: job.lateness_ms, memory_bytes, ..settings };
+        let generation = match &job.wish.keep_as {
+            Some(name) => self.lake.generation_to_keep(name).await?,
+            None => self.lake.generation(&job.name).await?,
+        };
+        let dir = self.jobs().state_dir(&job.name);
+        // Beside a server half of the machine is enough; what is dropped must come to its end soon.
+        let side_by_side = if self.pauses.is_some() { 1 } else { SIDE_BY_SIDE };
+        let (settings, scope) = (Arc::new(settings), job.wish.scope()?);
+        let refold = Refold::open(self.lake.clone(), generation, &dir, settings, scope, side_by_side)?;
+        if let Some(records) = refold.as_ref().map(Refold::position).filter(|records| *records > 0) {
+            tracing::info!(rebuild = job.name, records, "the rebuild goes on where it was");
+        }
+        Ok(refold)
+    }
+
+    async fn begin_anew(&self, mut job: Job) -> Result<(), RebuildError> {
+        tracing::info!(
+            rebuild = job.name,
+            "the rebuild begins anew: what there was of it was folded by other settings"
+        );
+        self.clear(&job).await?;
+        (job.phase, job.lateness_ms, job.reach) = (Phase::Folding, None, None);
+        Ok(self.jobs().put(&job)?)
+    }
+
+    /// Removes what there is of a rebuild that is not complete.
+    pub async fn clear(&self, job: &Job) -> Result<(), RebuildError> {
+        match &job.wish.keep_as {
+            Some(name) => self.lake.drop_kept(name).await?,
+            None => self.lake.drop_generation(&job.name).await?,
+        }
+        Ok(remove(&self.jobs().state_dir(&job.name))?)
+    }
+
+    /// Folds what is archived, again and again until at most this many records are left; `None` where it has to be begun
+    /// anew. The version of `events` that was folded last, all of it.
+    async fn catch_up(
+        &self,
+        refold: &Refold,
+        few: u64,
+        writes: bool,
+        tell: &Tell,
+    ) -> Result<Option<TableSnapshot>, RebuildError> {
+        let mut round = 0;
+        loop {
+            round += 1;
+            self.lake.refresh().await?;
+            let events = self.lake.table(TableName::Events).snapshot();
+            let tell_all = tell.clone();
+            let folding = Arc::new(move |done, total| tell_all(Progress::Folding { done, total }));
+            if refold.fold(&events, folding).await? == Folded::TooLate {
+                return Ok(None);
+            }
+            if writes {
+                tell(Progress::Writing);
+                refold.write(false).await?;
+            }
+            if round >= ROUNDS || refold.behind(&self.lake.table(TableName::Events).snapshot()) <= few {
+                return Ok(Some(events));
+            }
+        }
+    }
+
+    /// Makes a generation that is kept.
+    async fn keep(&self, job: &mut Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
+        if job.phase == Phase::Folding {
+            let Some(events) = self.catch_up(&refold, FEW_RECORDS, false, tell).await? else {
+                return Ok(Switch::TooLate);
+            };
+            (job.phase, job.reach) = (Phase::Writing, Some(reach(&events)));
+            self.jobs().put(job)?;
+        }
+        let reach = job.reach.clone().unwrap_or_default();
+        tell(Progress::Writing);
+        refold.finish(&reach)?;
+        refold.write(true).await?;
+        let now_us = (self.settings.clock)();
+        refold.generation().sweep(now_us / 1000).await?;
+        let scope = job.wish.scope()?;
+        let info = GenerationInfo {
+            name: job.name.clone(),
+            made_us: now_us,
+            policies: job.policies.clone(),
+            accounts: scope.accounts,
+            from_us: scope.from_us,
+            events: reach.events,
+            up_to_us: reach.up_to_us,
+            positions: reach.positions,
+            bytes: refold.generation().bytes(),
+        };
+        drop(refold);
+        match self.lake.publish(&info).await {
+            // Told by a run that was cut off right after it.
+            Err(LakeError::Generation(_)) => {}
+            published => published?,
+        }
+        remove(&self.jobs().state_dir(&job.name))?;
+        (job.phase, job.ended_us) = (Phase::Done, Some(now_us));
+        self.jobs().put(job)?;
+        Ok(Switch::Done)
+    }
+
+    /// Takes the place of the live tables.
+    async fn replace(self: &Arc<Self>, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
+        if self.catch_up(&refold, FEW_RECORDS, true, tell).await?.is_none() {
+            return Ok(Switch::TooLate);
+        }
+        let Some(pauses) = &self.pauses else { return self.switch(job, refold, tell).await };
+        let (site, job, tell) = (self.clone(), job.clone(), tell.clone());
+        let (done, switched) = oneshot::channel();
+        let pause: Pause = Box::new(move || {
+            Box::pin(async move {
+                // Who waits may be gone: then the next start of the program sees how it went.
+                let _ = done.send(site.switch(&job, refold, &tell).await);
+            })
+        });
+        pauses.send(pause).await.map_err(|_| ProjectorError::Stopped)?;
+        switched.await.map_err(|_| ProjectorError::Stopped)?
+    }
+
+    /// The end of it, while nobody else has the state and the tables: folds what is left, and switches. Until the switch
+    /// is marked, an error leaves the live tables and state as they are.
+    async fn switch(&self, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
+        let _alone = self.switching.lock().await;
+        if self.job(&job.name)?.has_ended() {
+            return Err(RebuildError::Unknown(job.name.clone()));
+        }
+        tell(Progress::Switching);
+        self.lake.refresh().await?;
+        let events = self.lake.table(TableName::Events).snapshot();
+        if refold.fold(&events, Arc::new(|_, _| {})).await? == Folded::TooLate {
+            return Ok(Switch::TooLate);
+        }
+        let reach = reach(&events);
+        let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
+        self.jobs().put(&job)?;
+        refold.finish(&reach)?;
+        refold.write(true).await?;
+        refold.hand_over(number_of(&job.name), &self.settings)?;
+        // Queries that still lay over the old state what they have been told are waited for.
+        let state = self.data_dir.join("state");
+        if let Err(error @ ProjectorError::State(StateError::Busy { .. })) = open_state(&state, &self.settings).await {
+            return Err(error.into());
+        }
+        let marker = self.data_dir.join(MARKER);
+        std::fs::write(&marker, &job.name)
+            .and_then(|()| std::fs::File::open(&marker)?.sync_all())
+            .and_then(|()| std::fs::File::open(&self.data_dir)?.sync_all())
+            .map_err(|error| io(&marker, &error))?;
+        finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
+        Ok(Switch::Done)
+    }
+
+    /// Whether a switch has gone so far that it can only be completed.
+    pub fn is_marked(&self) -> bool {
+        self.data_dir.join(MARKER).exists()
+    }
+
+    /// Gives a rebuild up.
+    pub async fn fail(&self, name: &str, error: &RebuildError) -> Result<(), RebuildError> {
+        let mut job = self.job(name)?;
+        if job.has_ended() {
+            return Ok(());
+        }
+        tracing::error!(rebuild = name, %error, "the rebuild is given up");
+        (job.phase, job.ended_us) = (Phase::Failed, Some((self.settings.clock)()));
+        job.error = Some(error.to_string());
+        self.jobs().put(&job)?;
+        self.clear(&job).await
+    }
+
+    /// Completes what was cut off while the projector rested; before it runs again. What cannot be completed is given up.
+    pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
+        finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
+        let Some(job) = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching) else {
+            return Ok(());
+        };
+        tracing::info!(rebuild = job.name, "completing a rebuild that was cut off");
+        let tell: Tell = Arc::new(|_| {});
+        let completed = match job.is_shared {
+            // Others may have gone on with the tables since.
+            true => Err(RebuildError::Wish("it was cut off, and others share the log".to_owned())),
+            false => self.complete(job.clone(), &tell).await,
+        };
+        if let Err(error) = completed
+            && !self.is_marked()
+        {
+            let failed = self.fail(&job.name, &error).await;
+            failed.unwrap_or_else(|error| tracing::warn!(%error, "what is left of it cannot be removed now"));
+        }
+        finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await
+    }
+
+    async fn complete(&self, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
+        match self.open(&mut job).await? {
+            Some(refold) => match self.switch(&job, refold, tell).await? {
+                Switch::Done => Ok(()),
+                Switch::TooLate => self.begin_anew(job).await,
+            },
+            None => self.begin_anew(job).await,
+        }
+    }
+}
+
+fn told(error: DurableFileError) -> ProjectorError {
+    match error {
+        DurableFileError::Io { path, error } => io(&path, &error).into(),
+        damaged => ProjectorError::Halted(damaged.to_string()),
+    }
+}
+
+/// How far a version of `events` goes.
+fn reach(events: &TableSnapshot) -> Reach {
+    Reach {
+        events: events.files.values().map(|file| file.rows).sum(),
+        up_to_us: events.appended_us.values().max().copied(),
+        positions: events.positions.clone(),
+        watermarks: events.watermarks.clone(),
+    }
+}
+
+/// The name of a rebuild as the tables tell it.
+fn number_of(name: &str) -> i64 {
+    i64::from_str_radix(name, 16).unwrap_or(1)
+}
+
+/// Its presence says that the generation it names, and the state of that name, are complete.
 const MARKER: &str = "state.switch";
 
 /// The terms under which no event archived before these positions is too late.
@@ -78,35 +367,8 @@ pub(super) async fn any_age(
     Ok(settings)
 }
 
-/// Writes all rows of the state into the generation's tables.
-async fn write(generation: &Lake, state: &State, settings: &Settings, meta: &Meta) -> Result<(), ProjectorError> {
-    let mut buckets = Buckets::new(settings);
-    let watermarks: BTreeMap<u32, Option<i64>> =
-        (0u32..).zip(&meta.partitions).map(|(partition, mark)| (partition, mark.watermark_ms)).collect();
-    for name in [TableName::Messages, TableName::Sessions] {
-        let mut more = true;
-        while more {
-            let rewrite = buckets.rewrite(name, generation, state, &watermarks, true).await?;
-            // The last one is committed even without a row: it says how far the rebuild went.
-            let rewrite = rewrite.unwrap_or_default();
-            more = rewrite.more;
-            let positions = (0u32..).zip(&meta.partitions).map(|(p, mark)| (p, (None, mark.position)));
-            let change = Change {
-                add: rewrite.add,
-                remove: rewrite.remove,
-                positions: if more { BTreeMap::new() } else { positions.collect() },
-                operation: "rebuild",
-                ..Change::default()
-            };
-            generation.table(name).commit(change).await?;
-            state.lift(&rewrite.keys)?;
-        }
-    }
-    Ok(())
-}
-
-/// Completes a switch that was begun; does nothing when there is none. Safe to repeat.
-pub async fn finish_switch(lake: &Lake, data_dir: &Path) -> Result<(), ProjectorError> {
+/// Completes a switch that was begun; does nothing when there is none. Safe to repeat. `now_us` is µs since the epoch.
+pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> Result<(), ProjectorError> {
     let marker = data_dir.join(MARKER);
     let name = match std::fs::read_to_string(&marker) {
         Ok(name) => name,
@@ -114,11 +376,19 @@ pub async fn finish_switch(lake: &Lake, data_dir: &Path) -> Result<(), Projector
         Err(error) => return Err(io(&marker, &error).into()),
     };
     lake.adopt(&name).await?;
-    let (new, state) = (rebuilt_dir(data_dir), data_dir.join("state"));
+    let jobs = Jobs::new(data_dir);
+    let (new, state) = (jobs.state_dir(&name), data_dir.join("state"));
     if new.exists() {
         remove(&state)?;
         move_into_place(&new, &state)?;
     }
+    if let Some(job) = jobs.get(&name).map_err(told)? {
+        jobs.put(&Job { phase: Phase::Done, ended_us: Some(now_us), ..job }).map_err(told)?;
+    }
     std::fs::remove_file(&marker).map_err(|error| io(&marker, &error))?;
+    tracing::info!(rebuild = name, "the tables are those of the rebuild");
     Ok(())
 }
+
+/// A pause before what failed is tried again.
+pub(super) const AGAIN: Duration = Duration::from_secs(2);

@@ -3,16 +3,16 @@
 use super::live::{Live, Status};
 use super::rebuild::any_age;
 use super::worker::{Source, Worker};
-use super::{Parts, ProjectorError, Settings, delta::Delta};
+use super::{Parts, ProjectorError, Settings, delta::Delta, job::Scope};
 use crate::lake::rows::read_event;
 use crate::lake::{Lake, TableName};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many partitions are replayed side by side.
 const SIDE_BY_SIDE: usize = 2;
@@ -159,10 +159,14 @@ pub(super) async fn replay_partition(
 }
 
 /// The replay of one partition.
-struct Replay {
+pub(super) struct Replay {
     partition: u32,
     worker: Worker,
     state: State,
+    /// Other rows are not kept.
+    scope: Scope,
+    /// What the state reflects: written with each batch, where a replay is to be gone on with.
+    meta: Option<Arc<Mutex<Meta>>>,
     deltas: Vec<Delta>,
     rows: usize,
     limit: usize,
@@ -175,10 +179,19 @@ impl Replay {
         let (settings, until) = plan.beginning(partition);
         let (limit, turn) = (settings.layer_bytes(), Some((until, plan.settings.clone())));
         let worker = Worker::new(partition, settings, state.clone(), PartitionMark::default());
-        Self { partition, worker, state, deltas: Vec::new(), rows: 0, limit, turn }
+        let scope = Scope::default();
+        Self { partition, worker, state, scope, meta: None, deltas: Vec::new(), rows: 0, limit, turn }
     }
 
-    fn fold(&mut self, batch: &RecordBatch) -> Result<(), ProjectorError> {
+    /// One that goes on where `meta` says that the state is, by the same settings to its end.
+    pub fn resume(partition: u32, settings: Arc<Settings>, scope: Scope, state: State, meta: Arc<Mutex<Meta>>) -> Self {
+        let mark = lock(&meta).partitions[partition as usize].clone();
+        let limit = settings.layer_bytes();
+        let worker = Worker::new(partition, settings, state.clone(), mark);
+        Self { partition, worker, state, scope, meta: Some(meta), deltas: Vec::new(), rows: 0, limit, turn: None }
+    }
+
+    pub fn fold(&mut self, batch: &RecordBatch) -> Result<(), ProjectorError> {
         let mut records = Vec::with_capacity(batch.num_rows());
         let mut recorded = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
@@ -207,7 +220,10 @@ impl Replay {
         }
     }
 
-    fn keep(&mut self, delta: Delta) -> Result<(), ProjectorError> {
+    fn keep(&mut self, mut delta: Delta) -> Result<(), ProjectorError> {
+        if self.scope != Scope::default() {
+            delta.rows.retain(|laying| self.scope.has(&laying.key, &laying.row));
+        }
         self.rows += delta.rows.len();
         self.deltas.push(delta);
         if self.rows >= ROWS_PER_BATCH || self.worker.bytes() >= self.limit {
@@ -216,7 +232,8 @@ impl Replay {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<PartitionMark, ProjectorError> {
+    /// Makes durable what was folded; how far that is.
+    pub fn flush(&mut self) -> Result<PartitionMark, ProjectorError> {
         let (mark, layer) = self.worker.freeze();
         let mut batch = self.state.batch();
         super::commit::write_layer(
@@ -225,7 +242,16 @@ impl Replay {
             &layer,
             self.deltas.iter().flat_map(|delta| &delta.rows),
         );
-        batch.commit()?;
+        match &self.meta {
+            Some(meta) => {
+                // Until the batch is written, so that no older mark of another partition goes over it.
+                let mut meta = lock(meta);
+                meta.partitions[self.partition as usize] = mark.clone();
+                batch.set_meta(&meta);
+                batch.commit()?;
+            }
+            None => batch.commit()?,
+        }
         self.worker.thaw();
         self.deltas.clear();
         self.rows = 0;
@@ -233,7 +259,7 @@ impl Replay {
     }
 
     /// Ticks are not archived: moves time on to where it was.
-    fn finish(&mut self, target: &PartitionMark) -> Result<PartitionMark, ProjectorError> {
+    pub fn finish(&mut self, target: &PartitionMark) -> Result<PartitionMark, ProjectorError> {
         self.turn();
         if let Some(watermark_ms) = target.watermark_ms {
             let delta = self.worker.advance(watermark_ms, target.position)?;
@@ -243,7 +269,7 @@ impl Replay {
     }
 }
 
-/// Where a rebuild makes its state.
-pub(super) fn rebuilt_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("state.rebuilt")
+/// What a state reflects is whole at any time: its marks are replaced, never half changed.
+pub(super) fn lock(meta: &Mutex<Meta>) -> std::sync::MutexGuard<'_, Meta> {
+    meta.lock().unwrap_or_else(PoisonError::into_inner)
 }

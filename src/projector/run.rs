@@ -8,6 +8,7 @@ use super::commit::{Committer, Request};
 use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
 use super::past::Ground;
+use super::rebuild::{Pause, finish_switch};
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
@@ -29,6 +30,14 @@ enum Ended {
     Stopped,
     /// Other partitions are this process's now.
     Reassigned,
+    /// Something is to be done while none runs.
+    Paused(Pause),
+}
+
+/// What the projector is asked for.
+pub(super) struct Inbox {
+    pub requests: mpsc::Receiver<Request>,
+    pub pauses: mpsc::Receiver<Pause>,
 }
 
 /// The processes that share the log with this one, and what is this one's.
@@ -38,11 +47,7 @@ struct Shared {
 }
 
 /// Runs, and runs again after what may pass; waits for somebody after what will not.
-pub(super) async fn supervise(
-    mut parts: Parts,
-    live: Arc<Live>,
-    mut inbox: mpsc::Receiver<Request>,
-) -> Result<(), ProjectorError> {
+pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbox) -> Result<(), ProjectorError> {
     const PAUSE: Duration = Duration::from_millis(200);
     let mut pause = PAUSE;
     let mut shared = None;
@@ -53,6 +58,13 @@ pub(super) async fn supervise(
                 let joining = Status { joining: true, ..live.status() };
                 live.clear(joining);
                 pause = PAUSE;
+                continue;
+            }
+            Ok(Ended::Paused(work)) => {
+                // Until the next run queries wait: they see the tables as before, or as they are made meanwhile.
+                let joining = Status { joining: true, ..live.status() };
+                live.clear(joining);
+                work().await;
                 continue;
             }
             Err(ProjectorError::State(StateError::Damaged { path, reason })) => {
@@ -94,9 +106,11 @@ pub(super) async fn supervise(
 async fn turn(
     parts: &Parts,
     live: &Arc<Live>,
-    inbox: &mut mpsc::Receiver<Request>,
+    inbox: &mut Inbox,
     shared: &mut Option<Shared>,
 ) -> Result<Ended, ProjectorError> {
+    // What is half switched is of no use to a run.
+    finish_switch(&parts.lake, &parts.data_dir, (parts.settings.clock)()).await?;
     if shared.is_none()
         && let Some(group) = parts.log.join(&parts.instance).await?
     {
@@ -146,7 +160,7 @@ fn foreign(parts: &Parts) -> Status {
 async fn idle(
     parts: &Parts,
     live: &Live,
-    inbox: &mut mpsc::Receiver<Request>,
+    inbox: &mut Inbox,
     assignment: &mut watch::Receiver<Assignment>,
 ) -> Result<Ended, ProjectorError> {
     let mut stop = parts.stop.clone();
@@ -154,7 +168,7 @@ async fn idle(
         tokio::select! {
             () = changed(Some(&mut *assignment)) => return Ok(Ended::Reassigned),
             () = told(&mut stop) => return Ok(Ended::Stopped),
-            Some(request) = inbox.recv() => {
+            Some(request) = inbox.requests.recv() => {
                 // Nothing of this process waits to be committed. The one who asked may have gone.
                 let _ = request.done.send(());
             }
@@ -172,7 +186,7 @@ type Sharing<'a> = Option<(Arc<dyn Group>, &'a mut watch::Receiver<Assignment>)>
 async fn run(
     parts: &Parts,
     live: &Arc<Live>,
-    inbox: &mut mpsc::Receiver<Request>,
+    inbox: &mut Inbox,
     partitions: &[u32],
     mut sharing: Sharing<'_>,
 ) -> Result<Ended, ProjectorError> {
@@ -285,7 +299,7 @@ fn new_meta(settings: &Settings) -> Meta {
 }
 
 /// Opens the state once the run and the queries before have let go of it.
-async fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
+pub(super) async fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let began = Instant::now();
     let state = loop {
@@ -304,7 +318,7 @@ async fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Me
 async fn drive(
     parts: &Parts,
     live: &Arc<Live>,
-    inbox: &mut mpsc::Receiver<Request>,
+    inbox: &mut Inbox,
     state: State,
     meta: Meta,
     partitions: &[u32],
@@ -349,14 +363,16 @@ async fn drive(
     };
     let mut stop = parts.stop.clone();
     let mut ended = None;
+    let Inbox { requests, pauses } = inbox;
     let result = {
-        let committing = committer.run(inbox, halted);
+        let committing = committer.run(requests, halted);
         tokio::pin!(committing);
         loop {
             tokio::select! {
                 result = &mut committing => break result,
                 () = told(&mut stop), if ended.is_none() => ended = Some(Ended::Stopped),
                 () = changed(moved.as_deref_mut()), if ended.is_none() => ended = Some(Ended::Reassigned),
+                Some(work) = pauses.recv(), if ended.is_none() => ended = Some(Ended::Paused(work)),
                 // A thread ends well only when the committer is gone; one that panics is a bug whose text is on stderr
                 // already.
                 Some(fold) = tasks.next() => {

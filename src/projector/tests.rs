@@ -168,7 +168,9 @@ async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
     assert_eq!(archived(&lake).await, events.len() - ticks, "nothing is archived twice");
     assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "after the state was lost");
 
-    rebuild(&lake, dir.path(), settings(&log), |_| {}).await.unwrap();
+    let rebuilds = OfflineRebuilds::new(lake.clone(), dir.path().to_owned(), settings(&log), false);
+    let report = rebuilds.rebuild(Wish::default(), |_| {}).await.unwrap();
+    assert_eq!((report.job.phase, report.job.reach.unwrap().events), (Phase::Done, (events.len() - ticks) as u64));
     assert_eq!(differences(&first, &sessions(&lake).await), Vec::<String>::new(), "after a rebuild");
     assert!(messages(&lake).await == first_messages, "after a rebuild");
 

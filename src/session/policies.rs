@@ -22,6 +22,18 @@ impl Policies {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned()
     }
 
+    /// Others, by which these accounts are folded under `chain`. What is learnt later by one is not by the other.
+    pub fn with(&self, accounts: &[String], chain: &PolicyChain) -> Self {
+        let mut known = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        known.extend(accounts.iter().map(|account| (account.clone(), chain.clone())));
+        Self(Arc::new(RwLock::new(known)))
+    }
+
+    /// Whether no account goes by another one.
+    pub fn are_all(&self, chain: &PolicyChain) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().all(|known| known == chain)
+    }
+
     /// How many accounts have one. It grows when, and only when, an answer of [`Policies::of`] changes.
     pub fn count(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -52,5 +64,10 @@ mod tests {
         assert_eq!((shared.of("shop"), shared.count()), (Some(chain("vbm")), 1));
         policies.learn("bar", chain("gupshup"));
         assert_eq!(shared.describe(), "bar: gupshup; shop: vbm");
+        let other = policies.with(&["shop".into()], &chain("viber-2022"));
+        assert_eq!(other.describe(), "bar: gupshup; shop: viber-2022");
+        assert_eq!(shared.of("shop"), Some(chain("vbm")));
+        assert!(!shared.are_all(&chain("gupshup")));
+        assert!(policies.with(&["shop".into()], &chain("gupshup")).are_all(&chain("gupshup")));
     }
 }

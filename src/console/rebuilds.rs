@@ -1,0 +1,53 @@
+//! `/api/v1/rebuilds`: rebuilds beside the running server, and the generations that are kept.
+
+use super::problem::Problem;
+use crate::projector::{Listing, RebuildError, Rebuilds, Report, Wish};
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/rebuilds", "/api/v1/rebuilds/{name}"];
+
+/// The routes, with their state.
+pub fn router(rebuilds: Rebuilds) -> Router {
+    Router::new()
+        .route("/api/v1/rebuilds", get(list).post(ask))
+        .route("/api/v1/rebuilds/{name}", get(one).delete(remove))
+        .with_state(rebuilds)
+}
+
+async fn list(State(rebuilds): State<Rebuilds>) -> Result<Json<Listing>, Problem> {
+    Ok(Json(rebuilds.list().await?))
+}
+
+/// Begins one; how it goes is told by its own address.
+async fn ask(State(rebuilds): State<Rebuilds>, body: Bytes) -> Result<(StatusCode, Json<Report>), Problem> {
+    let wish: Wish = serde_json::from_slice(&body).map_err(|error| {
+        Problem::bad_request(format!("expected {{}}, or some of as, policy, policy_toml, accounts, from: {error}"))
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(rebuilds.ask(wish).await?)))
+}
+
+async fn one(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<Json<Report>, Problem> {
+    Ok(Json(rebuilds.get(&name)?))
+}
+
+async fn remove(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    rebuilds.drop(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<RebuildError> for Problem {
+    fn from(error: RebuildError) -> Problem {
+        let status = match &error {
+            RebuildError::Wish(_) | RebuildError::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            RebuildError::Busy(_) | RebuildError::IsLive(_) => StatusCode::CONFLICT,
+            RebuildError::Unknown(_) => StatusCode::NOT_FOUND,
+            RebuildError::Projector(_) | RebuildError::File(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, error.to_string())
+    }
+}

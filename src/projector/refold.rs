@@ -1,0 +1,238 @@
+//! Folds the archive anew, into a state and tables of its own, as far as it goes and again when it has grown. What is done
+//! is in that state, so that it is gone on with after a kill.
+
+use super::buckets::Buckets;
+use super::job::{Reach, Scope};
+use super::recover::{Replay, lock};
+use super::{ProjectorError, Settings};
+use crate::lake::{Change, Lake, TableName, TableSnapshot, rows};
+use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+
+/// Told now and then: records gone through, and how many there are.
+pub(super) type Tell = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// How a round of folding ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Folded {
+    All,
+    /// An event has come later than the settings take in: it has to be begun anew, with wider ones.
+    TooLate,
+}
+
+/// A refold under way.
+pub(super) struct Refold {
+    generation: Lake,
+    fold: Fold,
+    /// Partitions folded side by side; with one, whoever drops the future has ended the fold.
+    side_by_side: usize,
+}
+
+/// What partitions are folded with.
+#[derive(Clone)]
+struct Fold {
+    lake: Arc<Lake>,
+    state: State,
+    meta: Arc<Mutex<Meta>>,
+    settings: Arc<Settings>,
+    scope: Scope,
+}
+
+/// A round of folding.
+#[derive(Clone)]
+struct Round {
+    events: TableSnapshot,
+    done: Arc<AtomicU64>,
+    total: u64,
+    tell: Tell,
+}
+
+impl Refold {
+    /// Goes on with what is in `dir`, or begins there. `None` where what is there was folded by other settings.
+    pub fn open(
+        lake: Arc<Lake>,
+        generation: Lake,
+        dir: &Path,
+        settings: Arc<Settings>,
+        scope: Scope,
+        side_by_side: usize,
+    ) -> Result<Option<Self>, ProjectorError> {
+        let parent = dir.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).map_err(|error| super::recover::io(parent, &error))?;
+        let state = State::open(dir, settings.state_bytes())?;
+        let policies =
+            format!("{}; any age up to {:?} ms; {scope:?}", settings.describe_policies(), settings.lateness_ms);
+        let partitions = vec![PartitionMark::default(); settings.partitions as usize];
+        let new = Meta { format: FORMAT, log_id: settings.log_id.clone(), policies, partitions };
+        let meta = match state.meta() {
+            Ok(None) => new,
+            Ok(Some(meta)) if meta.policies == new.policies && meta.log_id == new.log_id => meta,
+            Ok(Some(_)) | Err(StateError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let fold = Fold { lake, state, meta: Arc::new(Mutex::new(meta)), settings, scope };
+        Ok(Some(Self { generation, fold, side_by_side }))
+    }
+
+    /// How many records of the log it has gone through.
+    pub fn position(&self) -> u64 {
+        lock(&self.fold.meta).partitions.iter().map(|mark| mark.position).sum()
+    }
+
+    /// How many records of `events` it has not gone through.
+    pub fn behind(&self, events: &TableSnapshot) -> u64 {
+        let meta = lock(&self.fold.meta);
+        let behind = |(partition, position): (&u32, &u64)| {
+            position.saturating_sub(meta.partitions.get(*partition as usize).map_or(0, |mark| mark.position))
+        };
+        events.positions.iter().map(behind).sum()
+    }
+
+    /// Folds what a version of `events` has beyond what it has folded already.
+    pub async fn fold(&self, events: &TableSnapshot, tell: Tell) -> Result<Folded, ProjectorError> {
+        let total: u64 = events.positions.values().sum();
+        let done = Arc::new(AtomicU64::new(total.saturating_sub(self.behind(events))));
+        let round = Round { events: events.clone(), done, total, tell };
+        if self.side_by_side == 1 {
+            for partition in 0..self.fold.settings.partitions {
+                if self.fold.partition(round.clone(), partition).await? == Folded::TooLate {
+                    return Ok(Folded::TooLate);
+                }
+            }
+            return Ok(Folded::All);
+        }
+        let (mut partitions, mut folding) = (0..self.fold.settings.partitions, JoinSet::new());
+        let mut stopped: Option<Result<Folded, ProjectorError>> = None;
+        loop {
+            while folding.len() < self.side_by_side && stopped.is_none() {
+                let Some(partition) = partitions.next() else { break };
+                let (fold, round) = (self.fold.clone(), round.clone());
+                folding.spawn(async move { fold.partition(round, partition).await });
+            }
+            // All of them are waited for: they have the state.
+            let Some(ended) = folding.join_next().await else { return stopped.unwrap_or(Ok(Folded::All)) };
+            match ended.unwrap_or_else(|error| Err(ProjectorError::Halted(format!("a fold broke down: {error}")))) {
+                Ok(Folded::All) => {}
+                ended => stopped = stopped.or(Some(ended)),
+            }
+        }
+    }
+
+    /// Moves time on to where a version of `events` ends, all of which is folded: ticks are not among its rows. Nothing can
+    /// be folded after it as if time had not moved.
+    pub fn finish(&self, reach: &Reach) -> Result<(), ProjectorError> {
+        for partition in 0..self.fold.settings.partitions {
+            let target = PartitionMark {
+                position: reach.positions.get(&partition).copied().unwrap_or(0),
+                watermark_ms: reach.watermarks.get(&partition).copied(),
+                ..PartitionMark::default()
+            };
+            tokio::task::block_in_place(|| self.fold.replay(partition).finish(&target))?;
+        }
+        Ok(())
+    }
+
+    /// Brings the tables up to what is folded. `is_last` says that they are complete with it.
+    pub async fn write(&self, is_last: bool) -> Result<(), ProjectorError> {
+        let Fold { state, meta, settings, .. } = &self.fold;
+        let mut buckets = Buckets::new(settings);
+        let marks = lock(meta).partitions.clone();
+        let watermarks: BTreeMap<u32, Option<i64>> =
+            (0u32..).zip(&marks).map(|(partition, mark)| (partition, mark.watermark_ms)).collect();
+        for name in [TableName::Messages, TableName::Sessions] {
+            let mut more = true;
+            while more {
+                let rewrite = buckets.rewrite(name, &self.generation, state, &watermarks, true).await?;
+                if rewrite.is_none() && !is_last {
+                    break;
+                }
+                // The last one is committed even without a row: it says how far the rebuild went.
+                let rewrite = rewrite.unwrap_or_default();
+                more = rewrite.more;
+                let table = self.generation.table(name);
+                let old = table.snapshot().positions;
+                let positions = (0u32..).zip(&marks).map(|(p, mark)| (p, (old.get(&p).copied(), mark.position)));
+                let change = Change {
+                    add: rewrite.add,
+                    remove: rewrite.remove,
+                    positions: if is_last && !more { positions.collect() } else { BTreeMap::new() },
+                    operation: "rebuild",
+                    ..Change::default()
+                };
+                table.commit(change).await?;
+                state.lift(&rewrite.keys)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its tables.
+    pub fn generation(&self) -> &Lake {
+        &self.generation
+    }
+
+    /// Makes the state one that the live tables can be gone on with once they are those of this `rebuild`, under `settings`.
+    pub fn hand_over(self, rebuild: i64, settings: &Settings) -> Result<(), ProjectorError> {
+        let mut meta = lock(&self.fold.meta).clone();
+        meta.policies = settings.describe_policies();
+        meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
+        let mut batch = self.fold.state.batch();
+        batch.set_meta(&meta);
+        Ok(batch.commit()?)
+    }
+}
+
+impl Fold {
+    async fn partition(&self, round: Round, partition: u32) -> Result<Folded, ProjectorError> {
+        let Round { events, done, total, tell } = round;
+        let mark = lock(&self.meta).partitions[partition as usize].clone();
+        if mark.position >= events.positions.get(&partition).copied().unwrap_or(0) {
+            return Ok(Folded::All);
+        }
+        let mut replay = self.replay(partition);
+        let mut lateness = Lateness { newest_ms: mark.watermark_ms, limit_ms: self.settings.lateness_ms };
+        let mut archive = self.lake.archive_from(&events, partition, mark.position).await?;
+        while let Some(batch) = archive.try_next().await? {
+            if lateness.exceeded_by(&batch)? {
+                return Ok(Folded::TooLate);
+            }
+            tokio::task::block_in_place(|| replay.fold(&batch))?;
+            let rows = batch.num_rows() as u64;
+            tell((done.fetch_add(rows, Ordering::Relaxed) + rows).min(total), total);
+        }
+        tokio::task::block_in_place(|| replay.flush())?;
+        Ok(Folded::All)
+    }
+
+    fn replay(&self, partition: u32) -> Replay {
+        let (settings, scope) = (self.settings.clone(), self.scope.clone());
+        Replay::resume(partition, settings, scope, self.state.clone(), self.meta.clone())
+    }
+}
+
+/// Watches how late events have come.
+struct Lateness {
+    newest_ms: Option<i64>,
+    /// Events this late are not folded in.
+    limit_ms: Option<i64>,
+}
+
+impl Lateness {
+    fn exceeded_by(&mut self, batch: &RecordBatch) -> Result<bool, ProjectorError> {
+        let Some(limit_ms) = self.limit_ms else { return Ok(false) };
+        for row in 0..batch.num_rows() {
+            let (_, time_ms, t_ms) = rows::times(batch, row)?;
+            if self.newest_ms.is_some_and(|newest_ms| newest_ms.saturating_sub(t_ms) >= limit_ms) {
+                return Ok(true);
+            }
+            self.newest_ms = self.newest_ms.max(Some(time_ms));
+        }
+        Ok(false)
+    }
+}
