@@ -1,7 +1,10 @@
 //! `counterbat sql`: a query on the data directory, or through the server that runs on it.
 
+use super::export::parse_time;
 use super::server::{Refused, Server};
 use crate::console::sql::{ARROW, FRESHNESS};
+use crate::event::time::format_us;
+use crate::lake::AsOf;
 use crate::query::freshness::COMPLETE;
 use crate::query::output::{Format, Writer};
 use crate::query::{Engine, QueryError};
@@ -11,8 +14,10 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamDecoder;
 use clap::ValueEnum;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::Method;
+use serde_json::json;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +26,8 @@ use std::pin::pin;
 /// Ask the tables in SQL
 ///
 /// Tables: events, sessions, messages. Views: users, open_sessions, user_timeline, processed_monthly. SHOW TABLES and
-/// SHOW COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed.
+/// SHOW COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed. With --at and
+/// --version the tables are read as other engines would have read them then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   counterbat sql \"SELECT account, count(*) FROM sessions GROUP BY account\"
@@ -33,6 +39,12 @@ pub struct SqlArgs {
     /// Write the answer to this file, which appears when it is complete, instead of standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Read the one table of the query at this version of its Delta log
+    #[arg(long, value_name = "N", conflicts_with = "at")]
+    pub version: Option<u64>,
+    /// Read the tables as they were committed at this time (RFC 3339); older versions are kept for a day
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub at: Option<i64>,
     /// The query; - reads it from standard input
     #[arg(value_name = "QUERY")]
     pub query: String,
@@ -66,6 +78,10 @@ impl From<OutputFormat> for Format {
 }
 
 impl SqlArgs {
+    fn as_of(&self) -> Option<AsOf> {
+        self.version.map(AsOf::Version).or(self.at.map(AsOf::At))
+    }
+
     fn sql(&self) -> Result<String> {
         if self.query != "-" {
             return Ok(self.query.clone());
@@ -79,30 +95,48 @@ impl SqlArgs {
 /// Answers from an engine in this process.
 pub async fn run_local(args: SqlArgs, engine: &Engine) -> Result<()> {
     let sql = args.sql()?;
-    let answer = engine.query(&sql).await.map_err(|error| shown(&sql, &error.message(), error.position()))?;
-    let schema = answer.schema();
-    tell_age(&answer.freshness().header());
-    let rows = answer.map_err(|error: QueryError| anyhow!("{error}"));
+    let (schema, rows) = ask_engine(engine, &sql, args.as_of()).await?;
     write(&args, schema, rows).await
+}
+
+type Rows = BoxStream<'static, Result<RecordBatch>>;
+
+/// Columns and rows of an answer from an engine in this process.
+pub(super) async fn ask_engine(engine: &Engine, sql: &str, at: Option<AsOf>) -> Result<(SchemaRef, Rows)> {
+    let answer = engine.query_as_of(sql, at).await;
+    let answer = answer.map_err(|error| shown(sql, &error.message(), error.position()))?;
+    tell_age(&answer.freshness().header());
+    Ok((answer.schema(), answer.map_err(|error: QueryError| anyhow!("{error}")).boxed()))
 }
 
 /// Answers through the server that holds the data directory.
 pub async fn run_remote(args: SqlArgs, server: &Server) -> Result<()> {
     let sql = args.sql()?;
+    let (schema, rows) = ask_server(server, &sql, args.as_of()).await?;
+    write(&args, schema, rows).await
+}
+
+/// Columns and rows of an answer through the server.
+pub(super) async fn ask_server(server: &Server, sql: &str, at: Option<AsOf>) -> Result<(SchemaRef, Rows)> {
+    let body = match at {
+        None => json!({ "sql": sql }),
+        Some(AsOf::Version(version)) => json!({ "sql": sql, "version": version }),
+        Some(AsOf::At(us)) => json!({ "sql": sql, "at": format_us(us) }),
+    };
     let request = server
         .request(Method::POST, "/api/v1/sql", "")
         .header("accept", ARROW)
         .header("content-type", "application/json")
-        .body(serde_json::json!({ "sql": sql }).to_string());
+        .body(body.to_string());
     let response = server.send(request).await.map_err(|error| match error.downcast::<Refused>() {
-        Ok(refused) => shown(&sql, &refused.detail, refused.position),
+        Ok(refused) => shown(sql, &refused.detail, refused.position),
         Err(error) => error,
     })?;
     if let Some(freshness) = response.headers().get(FRESHNESS) {
         tell_age(freshness.to_str().unwrap_or_default());
     }
     let (schema, rows) = decoded(Box::pin(response.bytes_stream())).await?;
-    write(&args, schema, rows).await
+    Ok((schema, rows.boxed()))
 }
 
 /// Says where the newest rows of some partitions are missing.
@@ -258,7 +292,7 @@ mod tests {
     }
 
     fn args(format: OutputFormat, output: &Path, query: &str) -> SqlArgs {
-        SqlArgs { format, output: Some(output.to_owned()), query: query.to_owned() }
+        SqlArgs { format, output: Some(output.to_owned()), version: None, at: None, query: query.to_owned() }
     }
 
     #[tokio::test]

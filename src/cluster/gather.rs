@@ -5,12 +5,12 @@ use super::client::{Answer, AskError, Client};
 use super::decide::{Next, Nodes, Outcome, Place, Search};
 use super::wire::Question;
 use crate::lake::picture::{Overlay, Standing, TableView};
-use crate::lake::{FileEntry, Lake, TableName, TableSnapshot, schema};
+use crate::lake::{AsOf, FileEntry, Kept, Lake, LakeError, TableName, TableSnapshot, schema};
 use crate::log::registry::{Node, Registry};
 use crate::log::{self, EventLog};
 use crate::metrics::Metrics;
 use crate::projector::{Asked, ProjectorError, ProjectorHandle, Told};
-use crate::query::{Freshness, Picture, Pictures};
+use crate::query::{Freshness, Picture, Pictures, QueryError};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -240,6 +240,27 @@ enum GatherError {
 impl Pictures for Gathering {
     async fn take(&self, tables: &[TableName]) -> Result<Picture, String> {
         self.gather(tables).await.map_err(|error| error.to_string())
+    }
+
+    async fn take_past(&self, tables: &[TableName], at: AsOf) -> Result<Picture, QueryError> {
+        let mut picture = Picture::default();
+        for name in tables {
+            let snapshot = self.lake.table(*name).as_of(at).await.map_err(|error| match error {
+                LakeError::Past { .. } => QueryError::Refused(error.to_string()),
+                error => QueryError::Internal(error.to_string()),
+            })?;
+            picture.tables.insert(*name, TableView::of(&snapshot, Overlay::default()));
+        }
+        Ok(picture)
+    }
+
+    async fn generation(&self, name: &str) -> Result<Option<Kept>, String> {
+        self.lake.kept(name).await.map_err(|error| error.to_string())
+    }
+
+    async fn generations(&self) -> Result<Vec<String>, String> {
+        let generations = self.lake.generations().await.map_err(|error| error.to_string())?;
+        Ok(generations.into_iter().map(|generation| generation.name).collect())
     }
 
     fn schema(&self, table: TableName) -> SchemaRef {

@@ -1,6 +1,8 @@
-//! `POST /api/v1/sql`: a query in, its answer out as it is found.
+//! `POST /api/v1/sql`: a query in, its answer out as it is found; of the tables as they are, or as they were.
 
 use super::problem::Problem;
+use crate::event::time::parse_rfc3339_us;
+use crate::lake::AsOf;
 use crate::query::output::{Format, OutputError, Writer};
 use crate::query::{Engine, QueryError, QueryStream};
 use axum::Router;
@@ -40,6 +42,25 @@ pub fn router(engine: Arc<Engine>) -> Router {
 #[serde(deny_unknown_fields)]
 struct Request {
     sql: String,
+    /// Of the one table that it reads.
+    #[serde(default)]
+    version: Option<u64>,
+    /// RFC 3339.
+    #[serde(default)]
+    at: Option<String>,
+}
+
+impl Request {
+    fn as_of(&self) -> Result<Option<AsOf>, Problem> {
+        match (self.version, &self.at) {
+            (Some(_), Some(_)) => Err(Problem::bad_request("version and at are two answers to one question")),
+            (Some(version), None) => Ok(Some(AsOf::Version(version))),
+            (None, Some(text)) => parse_rfc3339_us(text).map(|us| Some(AsOf::At(us))).ok_or_else(|| {
+                Problem::bad_request(format!("at: `{text}` is no RFC 3339 time like 2026-03-01T00:00:00Z"))
+            }),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 async fn answer(
@@ -51,7 +72,7 @@ async fn answer(
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let request: Request = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("expected {{\"sql\":\"…\"}}: {error}")))?;
-    let mut answer = engine.query(&request.sql).await?;
+    let mut answer = engine.query_as_of(&request.sql, request.as_of()?).await?;
     // The first rows are waited for, so that what fails at once is a problem document and not a broken answer.
     let first = answer.next().await.transpose()?;
     let schema = answer.schema();

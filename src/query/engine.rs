@@ -3,12 +3,13 @@
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
 use super::functions::UnsignedToken;
+use super::generations::{self, Generations};
 use super::guard;
 use super::table::{PictureTable, Place};
 use super::views::{VIEWS, View};
 use super::workers::{Work, Workers};
 use crate::lake::picture::TableView;
-use crate::lake::{FileEntry, TableName};
+use crate::lake::{AsOf, FileEntry, Kept, TableName};
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -46,6 +47,18 @@ pub struct Picture {
 pub trait Pictures: Send + Sync {
     /// One consistent picture of `tables`, with everything appended up to now, or what of it can be had.
     async fn take(&self, tables: &[TableName]) -> Result<Picture, String>;
+    /// The tables as they were committed, with nothing laid over them.
+    async fn take_past(&self, _tables: &[TableName], _at: AsOf) -> Result<Picture, QueryError> {
+        Err(QueryError::Refused("these tables have no older versions".to_owned()))
+    }
+    /// The generation of this name, `None` where none is kept under it.
+    async fn generation(&self, _name: &str) -> Result<Option<Kept>, String> {
+        Ok(None)
+    }
+    /// The names of all that are kept.
+    async fn generations(&self) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
     /// The columns of a table.
     fn schema(&self, table: TableName) -> SchemaRef;
     /// The object store the files lie in, and the URL to register it under (scheme and host).
@@ -72,11 +85,11 @@ pub struct Engine {
     workers: Workers,
 }
 
-struct Planner {
-    source: Arc<dyn Pictures>,
+pub(super) struct Planner {
+    pub source: Arc<dyn Pictures>,
     limits: Limits,
-    base: SessionState,
-    store: ObjectStoreUrl,
+    pub base: SessionState,
+    pub store: ObjectStoreUrl,
 }
 
 /// An answer: its columns, then its rows as they are found. Dropping it ends the query.
@@ -109,9 +122,9 @@ impl Stream for QueryStream {
     }
 }
 
-const CATALOG: &str = "counterbat";
+pub(super) const CATALOG: &str = "counterbat";
 const SCHEMA: &str = "public";
-const TABLES: [TableName; 3] = [TableName::Events, TableName::Sessions, TableName::Messages];
+pub(super) const TABLES: [TableName; 3] = [TableName::Events, TableName::Sessions, TableName::Messages];
 
 /// The name of a table in SQL.
 pub fn sql_name(table: TableName) -> &'static str {
@@ -140,6 +153,11 @@ impl Engine {
 
     /// Answers one statement.
     pub async fn query(&self, sql: &str) -> Result<QueryStream, QueryError> {
+        self.query_as_of(sql, None).await
+    }
+
+    /// Answers one statement from the tables as they were committed then, or as they are now.
+    pub async fn query_as_of(&self, sql: &str, at: Option<AsOf>) -> Result<QueryStream, QueryError> {
         let limits = self.planner.limits;
         let started = Instant::now();
         let (planner, sql) = (self.planner.clone(), sql.to_owned());
@@ -147,7 +165,7 @@ impl Engine {
         // One batch ahead of whoever reads.
         let (batches, receiver) = mpsc::channel(1);
         let work = self.workers.spawn(async move {
-            let (mut found, freshness) = match planner.start(&sql).await {
+            let (mut found, freshness) = match planner.start(&sql, at).await {
                 Ok(found) => found,
                 // Whoever asked has gone when it cannot be told.
                 Err(error) => return drop(heads.send(Err(error))),
@@ -173,16 +191,17 @@ impl Engine {
 }
 
 impl Planner {
-    async fn start(&self, sql: &str) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
+    async fn start(&self, sql: &str, at: Option<AsOf>) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
         let statement = guard::parse(sql)?;
-        let needs = Needs::of(&self.base, &statement)?;
+        let mut needs = Needs::of(&self.base, &statement)?;
+        let generations = Generations::find(self, &mut needs, at).await?;
         let tables: Vec<TableName> = needs.tables.iter().copied().collect();
-        let picture = if tables.is_empty() {
-            Picture::default()
-        } else {
-            self.source.take(&tables).await.map_err(QueryError::Internal)?
+        let picture = match at {
+            _ if tables.is_empty() => Picture::default(),
+            Some(at) => self.source.take_past(&tables, at).await?,
+            None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let state = self.state(picture.tables, &needs).await?;
+        let state = self.state(picture.tables, &needs, &generations).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
         let physical = state.create_physical_plan(&plan).await?;
@@ -194,8 +213,10 @@ impl Planner {
         &self,
         mut pictures: BTreeMap<TableName, TableView>,
         needs: &Needs,
+        generations: &Generations,
     ) -> Result<SessionState, QueryError> {
         let schema = Arc::new(MemorySchemaProvider::new());
+        let mut live = BTreeMap::new();
         for table in TABLES {
             let source = self.source.clone();
             let place = Place {
@@ -209,8 +230,9 @@ impl Planner {
                 }
                 None => TableView::default(),
             };
-            let provider = PictureTable::new(table, self.source.schema(table), view, &place)?;
-            schema.register_table(sql_name(table).to_owned(), Arc::new(provider))?;
+            let provider = Arc::new(PictureTable::new(table, self.source.schema(table), view, &place)?);
+            schema.register_table(sql_name(table).to_owned(), provider.clone())?;
+            live.insert(table, provider);
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
         catalog.register_schema(SCHEMA, schema.clone())?;
@@ -223,6 +245,7 @@ impl Planner {
             let plan = state.statement_to_plan(guard::parse(view.sql)?).await?;
             schema.register_table(view.name.to_owned(), Arc::new(ViewTable::new(plan, Some(view.sql.to_owned()))))?;
         }
+        generations.register(self, &state, &live).await?;
         Ok(state)
     }
 }
@@ -281,19 +304,23 @@ fn only_reads(plan: &LogicalPlan) -> Result<(), QueryError> {
 
 /// What a statement reads.
 #[derive(Debug, Default)]
-struct Needs {
-    tables: BTreeSet<TableName>,
-    views: BTreeSet<&'static str>,
+pub(super) struct Needs {
+    pub tables: BTreeSet<TableName>,
+    pub views: BTreeSet<&'static str>,
+    /// By name, of schemas that are generations.
+    pub generations: BTreeMap<String, Needs>,
+    /// Whether it asks what there is.
+    pub lists_schemas: bool,
 }
 
 impl Needs {
     fn of(state: &SessionState, statement: &Statement) -> Result<Needs, QueryError> {
         let mut needs = Needs::default();
-        let mut schemas = false;
         let mut names = state.resolve_table_references(statement)?;
         while let Some(name) = names.pop() {
-            schemas |= name.schema() == Some("information_schema");
+            needs.lists_schemas |= name.schema() == Some("information_schema");
             if !is_ours(&name) {
+                generations::note(&mut needs.generations, &name, state)?;
                 continue;
             }
             if let Some(table) = TABLES.into_iter().find(|table| sql_name(*table) == name.table()) {
@@ -304,7 +331,7 @@ impl Needs {
                 names.extend(state.resolve_table_references(&guard::parse(view.sql)?)?);
             }
         }
-        if schemas {
+        if needs.lists_schemas {
             // To list their columns; their rows are not read.
             needs.views.extend(VIEWS.iter().map(|view| view.name));
         }

@@ -1,9 +1,11 @@
 //! SQL over the tables as they are now: one consistent picture a query, read-only, within limits (spec §6).
 
+pub mod compare;
 pub mod engine;
 pub mod error;
 pub mod freshness;
 pub mod functions;
+mod generations;
 pub mod guard;
 pub mod keys;
 pub mod output;

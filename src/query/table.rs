@@ -77,6 +77,11 @@ impl PictureTable {
         let plan = parts.try_fold(first, |plan, part| plan.union(part.build()?))?.build()?;
         Ok(PictureTable { schema, plan })
     }
+
+    /// What a plan gives that has the columns of `schema`.
+    pub fn of_plan(schema: SchemaRef, plan: LogicalPlan) -> PictureTable {
+        PictureTable { schema, plan }
+    }
 }
 
 #[async_trait]

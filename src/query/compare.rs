@@ -1,0 +1,194 @@
+//! What two generations make of the same events, as SQL: totals under both, and the rows that differ. Pure.
+
+use crate::lake::{TableName, is_generation_name, schema};
+
+/// The word for the live tables.
+pub const LIVE: &str = "live";
+
+/// A comparison cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompareError {
+    #[error("{0:?} is neither `live` nor the name of a generation (counterbat rebuild --list shows them)")]
+    Name(String),
+    #[error("{0} differs in nothing from itself: name two of them")]
+    Same(String),
+    #[error("accounts: {0:?} is not of the form [a-z0-9_-]{{1,64}}")]
+    Account(String),
+}
+
+/// Two sides of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    a: String,
+    b: String,
+    accounts: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares `a` to `b`, each [`LIVE`] or a generation; of these accounts, or of all where there is none.
+    pub fn new(a: &str, b: &str, accounts: &[String]) -> Result<Self, CompareError> {
+        if let Some(other) = [a, b].into_iter().find(|name| *name != LIVE && !is_generation_name(name)) {
+            return Err(CompareError::Name(other.to_owned()));
+        }
+        if a == b {
+            return Err(CompareError::Same(a.to_owned()));
+        }
+        // They become part of SQL.
+        if let Some(other) = accounts.iter().find(|name| !crate::event::is_account_name(name)) {
+            return Err(CompareError::Account(other.clone()));
+        }
+        Ok(Self { a: a.to_owned(), b: b.to_owned(), accounts: accounts.to_vec() })
+    }
+
+    /// Sessions, charged messages and cost by account, country and month under both, with the difference. As everywhere, a
+    /// cost is NULL where one of its parts is, or where currencies are mixed.
+    pub fn totals(&self) -> String {
+        let (a, b) = (self.contributions("a", &self.a), self.contributions("b", &self.b));
+        let count = |what: &str, side: &str| format!("coalesce(sum({what}) filter (where side = '{side}'), 0)");
+        let cost = |side: &str| {
+            format!(
+                "case when count(*) filter (where side = '{side}' and unpriced) = 0 and (min(currency) is not distinct from max(currency)) \
+                 then coalesce(sum(cost) filter (where side = '{side}'), 0) end"
+            )
+        };
+        let counts = |what: &str| {
+            let (a, b) = (count(what, "a"), count(what, "b"));
+            format!("{a} as {what}_a, {b} as {what}_b, {b} - {a} as {what}_diff")
+        };
+        format!(
+            "select account, country, to_char(in_month, '%Y-%m') as month, {sessions}, {charged}, \
+             {cost_a} as cost_a, {cost_b} as cost_b, {cost_b} - {cost_a} as cost_diff, \
+             case when min(currency) = max(currency) then max(currency) end as currency \
+             from ({a} union all {b}) as parts group by account, country, in_month order by 1, 2, 3",
+            sessions = counts("sessions"),
+            charged = counts("charged"),
+            cost_a = cost("a"),
+            cost_b = cost("b"),
+        )
+    }
+
+    /// What each row of one side adds to the totals.
+    fn contributions(&self, side: &str, name: &str) -> String {
+        let (sessions, messages) = (self.table(name, TableName::Sessions), self.table(name, TableName::Messages));
+        format!(
+            "select '{side}' as side, account, country, date_trunc('month', opened_at) as in_month, 1 as sessions, \
+             0 as charged, cast(null as decimal(18,6)) as cost, cast(null as varchar) as currency, false as unpriced \
+             from {sessions} union all \
+             select '{side}', account, country, date_trunc('month', sent_at), 0, \
+             case when billing_status = 5 then 1 else 0 end, cost, currency, cost is null from {messages}"
+        )
+    }
+
+    /// How many rows of `sessions` or `messages` differ.
+    pub fn count_differing(&self, table: TableName) -> String {
+        format!("select count(*) as differing from {} where {}", self.joined(table), differs(table))
+    }
+
+    /// The rows that differ, at most so many: what they are, and what differs.
+    pub fn differing(&self, table: TableName, rows: u64) -> String {
+        let (keys, at) = keys(table);
+        let shown = keys.iter().copied().chain(extra(table).iter().copied()).chain([at]);
+        let shown: Vec<String> = shown.map(|column| format!("coalesce(a.{column}, b.{column}) as {column}")).collect();
+        let key = keys[0];
+        let changed: Vec<String> = compared(table)
+            .map(|column| {
+                let text = |side: &str| match column.ends_with("_token") {
+                    true => format!("coalesce(unsigned_token({side}.{column}), 'null')"),
+                    false => format!("coalesce(cast({side}.{column} as varchar), 'null')"),
+                };
+                let (a, b) = (text("a"), text("b"));
+                format!("case when {} then '{column}: ' || {a} || ' -> ' || {b} end", distinct(column))
+            })
+            .collect();
+        format!(
+            "select {shown}, case when b.{key} is null then 'only in {a}' when a.{key} is null then 'only in {b}' \
+             else concat_ws('; ', {changed}) end as difference from {joined} where {differs} \
+             order by {at}, {order} limit {rows}",
+            shown = shown.join(", "),
+            changed = changed.join(", "),
+            a = self.a,
+            b = self.b,
+            joined = self.joined(table),
+            differs = differs(table),
+            // By their places: the names are those of both sides too.
+            at = keys.len() + extra(table).len() + 1,
+            order = (1..=keys.len()).map(|place| place.to_string()).collect::<Vec<_>>().join(", "),
+        )
+    }
+
+    fn joined(&self, table: TableName) -> String {
+        let (keys, _) = keys(table);
+        let same: Vec<String> = keys.iter().map(|key| format!("a.{key} = b.{key}")).collect();
+        let (a, b) = (self.table(&self.a, table), self.table(&self.b, table));
+        format!("{a} as a full outer join {b} as b on {}", same.join(" and "))
+    }
+
+    /// A table of one side, of the accounts wanted.
+    fn table(&self, name: &str, table: TableName) -> String {
+        let schema = if name == LIVE { "public" } else { name };
+        let table = table.as_str();
+        if self.accounts.is_empty() {
+            return format!("{schema}.{table}");
+        }
+        let accounts: Vec<String> = self.accounts.iter().map(|account| format!("'{account}'")).collect();
+        format!("(select * from {schema}.{table} where account in ({}))", accounts.join(", "))
+    }
+}
+
+/// What names a row, and its reference time.
+fn keys(table: TableName) -> (&'static [&'static str], &'static str) {
+    match table {
+        TableName::Messages => (&["account", "user_id", "message_token"], "sent_at"),
+        _ => (&["session_id"], "opened_at"),
+    }
+}
+
+/// What is shown of a row beside that.
+fn extra(table: TableName) -> &'static [&'static str] {
+    match table {
+        TableName::Messages => &[],
+        _ => &["account", "user_id"],
+    }
+}
+
+/// The columns that two rows of one name are compared by. That they were made under other policies is no difference.
+fn compared(table: TableName) -> impl Iterator<Item = &'static str> {
+    let (keys, _) = keys(table);
+    schema::names(table).into_iter().filter(move |column| !keys.contains(column) && *column != "policy")
+}
+
+fn distinct(column: &str) -> String {
+    format!("(a.{column} is distinct from b.{column})")
+}
+
+fn differs(table: TableName) -> String {
+    let (keys, _) = keys(table);
+    let changed: Vec<String> = compared(table).map(distinct).collect();
+    let key = keys[0];
+    format!("(a.{key} is null or b.{key} is null or {})", changed.join(" or "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_become_sql() {
+        let all = |a, b| Comparison::new(a, b, &[]);
+        assert!(all("live", "march").is_ok() && all("march", "april").is_ok());
+        assert_eq!(all("live", "x; drop"), Err(CompareError::Name("x; drop".into())));
+        assert_eq!(all("public", "march"), Err(CompareError::Name("public".into())));
+        assert_eq!(all("march", "march"), Err(CompareError::Same("march".into())));
+        let account = Comparison::new("live", "march", &["bot'".into()]);
+        assert_eq!(account, Err(CompareError::Account("bot'".into())));
+    }
+
+    #[test]
+    fn the_live_tables_are_public() {
+        let comparison = Comparison::new("live", "march", &["bot".into()]).unwrap();
+        let count = comparison.count_differing(TableName::Sessions);
+        assert!(count.contains("from public.sessions where account in ('bot')"), "{count}");
+        assert!(count.contains("march.sessions") && !count.contains("a.policy"), "{count}");
+        assert!(comparison.differing(TableName::Messages, 5).ends_with("limit 5"));
+    }
+}
