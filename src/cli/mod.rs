@@ -1,6 +1,7 @@
 //! Flags, exit codes, progress bars, table output.
 
 mod account;
+mod compare;
 mod config;
 mod demo;
 mod export;
@@ -49,6 +50,7 @@ enum Command {
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Rebuild(rebuild::RebuildArgs),
+    Compare(compare::CompareArgs),
     Redeliver(redeliver::RedeliverArgs),
     Account(account::AccountArgs),
     Token(token::TokenArgs),
@@ -98,6 +100,7 @@ async fn run_on_data(command: Command, config: Config) -> Result<()> {
         Command::Import(args) => import::run(args, config).await,
         Command::Export(args) => export::run(args, config).await,
         Command::Rebuild(args) => rebuild::run(args, config).await,
+        Command::Compare(args) => compare::run(args, config).await,
         Command::Redeliver(args) => redeliver::run(args, config).await,
         Command::Account(args) => account::run(args, config).await,
         Command::Config(args) => config::run(args, &config),
