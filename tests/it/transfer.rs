@@ -146,16 +146,6 @@ fn long_answers_keep_their_order() {
 }
 
 #[test]
-fn a_rebuild_beside_a_server_is_refused() {
-    let home = Home::new(&[]);
-    let server = home.serve();
-    let error = home.fails_with(&["rebuild"], b"");
-    assert!(error.contains("stop it"), "{error}");
-    assert!(server.stop().success());
-    home.ok(&["rebuild"]);
-}
-
-#[test]
 fn packed_files_are_read() {
     let plain = few_lines(5).concat();
     let home = Home::new(&[]);

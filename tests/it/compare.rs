@@ -1,0 +1,111 @@
+//! `compare`: totals and differing rows are those of the golden rows of two policies.
+
+use super::golden::import;
+use super::harness::{Home, golden};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+type Row = Map<String, Value>;
+
+fn rows(table: &str, policy: &str) -> Vec<Row> {
+    let bytes = golden(&format!("busy/{table}.{policy}.ndjson.gz"));
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+/// Account, country, month.
+type Key = (String, Option<String>, String);
+
+fn key(row: &Row, at: &str) -> Key {
+    let text = |column: &str| row[column].as_str().map(str::to_owned);
+    (text("account").unwrap(), text("country"), row[at].as_str().unwrap()[..7].to_owned())
+}
+
+fn counted(rows: &[Row], at: &str) -> BTreeMap<Key, i64> {
+    let mut counts = BTreeMap::new();
+    rows.iter().for_each(|row| *counts.entry(key(row, at)).or_default() += 1);
+    counts
+}
+
+/// How many rows are in one only, or not the same but for the policy's name.
+fn differing(a: &[Row], b: &[Row], name: impl Fn(&Row) -> String) -> i64 {
+    let by_name = |rows: &[Row]| -> BTreeMap<String, Row> {
+        let without_policy = |row: &Row| {
+            let mut row = row.clone();
+            row.remove("policy");
+            row
+        };
+        rows.iter().map(|row| (name(row), without_policy(row))).collect()
+    };
+    let (a, b) = (by_name(a), by_name(b));
+    let of_a = a.iter().filter(|(name, row)| b.get(*name) != Some(row)).count();
+    (of_a + b.keys().filter(|name| !a.contains_key(*name)).count()) as i64
+}
+
+#[test]
+fn two_policies_differ_as_their_golden_rows_do() {
+    let home = Home::new(&[]);
+    import(&home, "busy");
+    let server = home.serve();
+    home.ok(&["rebuild", "--as", "g", "--policy", "gupshup"]);
+    let text = home.ok(&["compare", "live", "g", "--format", "json", "--rows", "5"]);
+    let found: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+
+    let sessions = (rows("sessions", "counterbat"), rows("sessions", "gupshup"));
+    let messages = (rows("messages", "counterbat"), rows("messages", "gupshup"));
+    let charged = |rows: &[Row]| -> Vec<Row> {
+        rows.iter().filter(|row| row["billing_status"].as_i64() == Some(5)).cloned().collect()
+    };
+    let wanted = [
+        ("sessions_a", counted(&sessions.0, "opened_at")),
+        ("sessions_b", counted(&sessions.1, "opened_at")),
+        ("charged_a", counted(&charged(&messages.0), "sent_at")),
+        ("charged_b", counted(&charged(&messages.1), "sent_at")),
+    ];
+    let totals = found["totals"].as_array().unwrap();
+    for (column, wanted) in &wanted {
+        let mine: BTreeMap<Key, i64> = totals
+            .iter()
+            .map(|row| {
+                let text = |column: &str| row[column].as_str().map(str::to_owned);
+                let key = (text("account").unwrap(), text("country"), text("month").unwrap());
+                (key, row[*column].as_i64().unwrap())
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(&mine, wanted, "{column}");
+    }
+    let sum = |column: &str| totals.iter().map(|row| row[column].as_i64().unwrap()).sum::<i64>();
+    assert_eq!(sum("sessions_diff"), sessions.1.len() as i64 - sessions.0.len() as i64);
+
+    let id = |row: &Row| row["session_id"].to_string();
+    assert_eq!(found["sessions"]["differing"], differing(&sessions.0, &sessions.1, id));
+    let name = |row: &Row| format!("{} {} {}", row["account"], row["user_id"], row["message_token"]);
+    assert_eq!(found["messages"]["differing"], differing(&messages.0, &messages.1, name));
+    let shown = found["sessions"]["rows"].as_array().unwrap();
+    assert_eq!(shown.len(), 5);
+    for row in shown {
+        let difference = row["difference"].as_str().unwrap();
+        assert!(difference.starts_with("only in ") || difference.contains(" -> "), "{row}");
+    }
+
+    let one = home.ok(&["compare", "live", "g", "--accounts", "bot2", "--format", "csv", "--rows", "0"]);
+    assert!(one.contains("bot2") && !one.contains("bot1"), "{one}");
+    assert_eq!(one.matches("\n\n").count(), 2, "{one}");
+    let table = home.ok(&["compare", "live", "g"]);
+    assert!(table.contains(&format!("sessions that differ: {}", found["sessions"]["differing"])), "{table}");
+    server.stop_in_order();
+    assert_eq!(home.ok(&["compare", "live", "g", "--format", "json", "--rows", "5"]), text, "without a server");
+    assert!(home.fails_with(&["compare", "live", "none"], b"").contains("no generation named none"));
+    assert!(home.fails_with(&["compare", "live", "live"], b"").contains("differs in nothing"));
+}
+
+#[test]
+fn the_same_policy_differs_in_nothing() {
+    let home = Home::new(&[]);
+    import(&home, "busy");
+    home.ok(&["rebuild", "--as", "same"]);
+    let found: Value = serde_json::from_str(&home.ok(&["compare", "live", "same", "--format", "json"])).unwrap();
+    assert_eq!((&found["sessions"]["differing"], &found["messages"]["differing"]), (&0.into(), &0.into()), "{found}");
+    assert!(found["totals"].as_array().unwrap().iter().all(|row| row["sessions_diff"] == 0), "{found}");
+}

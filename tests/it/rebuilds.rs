@@ -1,0 +1,243 @@
+//! Rebuilds beside a running server: the same rows, whatever goes on meanwhile, and nobody sees them half built.
+
+use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, history, lines, tick_line};
+use super::harness::{Home, Server, http, message_body, sign, text, try_request, until};
+use super::tools::python;
+use super::viber::{is_long, number, seed};
+use serde_json::Value;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+fn some_events(events: usize) -> Vec<Generated> {
+    let plan = Plan { seed: seed(), events, users: events as u64 / 8, start_ms: MARCH_MS, span_ms: 40 * DAY_MS };
+    history(&plan)
+}
+
+/// The events, then a tick that leaves the last days unsettled.
+fn input(events: &[Generated]) -> Vec<u8> {
+    let last = events.iter().map(|event| event.arrival_ms).max().unwrap();
+    [lines(events), tick_line(last + HOUR_MS).into_bytes()].concat()
+}
+
+#[test]
+fn a_rebuild_beside_a_server_changes_no_row() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &input(&some_events(20_000)));
+    let server = home.serve();
+    let before = home.tables();
+    let told: Value = serde_json::from_str(&home.ok(&["rebuild"])).unwrap();
+    assert_eq!((&told["kept"], &told["events"]), (&false.into(), &20_000.into()), "{told}");
+    before.assert_equal(&home.tables(), "rebuilt");
+    // What comes in afterwards is folded on.
+    assert_eq!(server.callback(&message_body("later==", 77)).status, 200);
+    assert_eq!(server.number("select count(*) from sessions where user_id = 'later=='"), 1);
+    home.ok(&["rebuild"]);
+    assert_eq!(server.number("select count(*) from sessions where user_id = 'later=='"), 1);
+    server.stop_in_order();
+    std::fs::remove_dir_all(home.data().join("state")).unwrap();
+    assert_eq!(home.number("select count(*) from sessions where user_id = 'later=='"), 1);
+}
+
+#[test]
+fn a_rebuild_beside_a_server_folds_in_what_came_too_late() {
+    let events = some_events(6_000);
+    let (late, rest): (Vec<Generated>, Vec<Generated>) = events.iter().partition(|event| event.user % 3 == 0);
+    let end = tick_line(MARCH_MS + 50 * DAY_MS);
+    let home = Home::new(&[]);
+    let server = home.serve();
+    home.ok_with(&["import", "--wait", "-"], &[lines(&rest), end.clone().into_bytes()].concat());
+    home.ok_with(&["import", "--wait", "--late", "-"], &lines(&late));
+    let before = home.tables();
+    home.ok(&["rebuild"]);
+
+    let straight = Home::new(&[]);
+    straight.ok_with(&["import", "--wait", "-"], &[lines(&events), end.into_bytes()].concat());
+    straight.tables().assert_equal(&home.tables(), "rebuilt beside the server");
+    assert!(before.sessions != home.tables().sessions);
+    server.stop_in_order();
+    straight.tables().assert_equal(&home.tables(), "after a restart");
+}
+
+/// Counts the rows of a Delta table by its own log again and again until standard input ends: the least and the most, and
+/// how often two files had one row.
+const READER: &str = r#"
+import json, sys, threading
+from deltalake import DeltaTable
+import pyarrow.compute as pc
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+counts, twice = [], 0
+while not ended.is_set() or not counts:
+    rows = DeltaTable(sys.argv[1]).to_pyarrow_dataset().to_table(columns=["session_id"])
+    counts.append(rows.num_rows)
+    twice += rows.num_rows - len(pc.unique(rows["session_id"]))
+print(json.dumps({"least": min(counts), "looks": len(counts), "twice": twice}))
+"#;
+
+/// Writes callbacks and asks queries while servers come and go.
+struct Traffic {
+    ended: AtomicBool,
+    /// Gateway and console of the server of now.
+    server: Mutex<(String, String)>,
+    acknowledged: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Traffic {
+    fn point_to(&self, server: &Server) {
+        *self.server.lock().unwrap() = (server.gateway.clone(), server.console.clone());
+    }
+
+    fn write(&self) {
+        for n in 0.. {
+            if self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+            let (gateway, _) = self.server.lock().unwrap().clone();
+            let body = message_body(&format!("live-{}==", n % 400), 7_000_000_000_000_000_000 + n);
+            let signature = sign(super::harness::TOKEN, &body);
+            let post = http().post(format!("{gateway}/webhooks/bot1"));
+            let sent = try_request(post.header("X-Viber-Content-Signature", signature).body(body));
+            if sent.is_ok_and(|reply| reply.status == 200) {
+                self.acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Every answer has all sessions of the history, and every callback acknowledged before it was asked for.
+    fn ask(&self, sessions: i64) {
+        let query = "select (select count(*) from sessions where user_id not like 'live-%') as old, \
+                     (select count(distinct session_id) from sessions where user_id not like 'live-%') as once, \
+                     (select coalesce(sum(inbound), 0) from sessions where user_id like 'live-%') as live, \
+                     (select count(*) from events where user_id like 'live-%') as events";
+        while !self.ended.load(Ordering::Relaxed) {
+            let (_, console) = self.server.lock().unwrap().clone();
+            let least = self.acknowledged.load(Ordering::SeqCst);
+            let body = serde_json::json!({ "sql": query }).to_string();
+            let Ok(reply) = try_request(http().post(format!("{console}/api/v1/sql")).body(body)) else { continue };
+            if reply.status == 503 {
+                // A server that is stopping or starting has no tables to show.
+                continue;
+            }
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let Ok(rows) = serde_json::from_slice::<Value>(&reply.body) else { continue };
+            let count = |name: &str| rows[0][name].as_i64().unwrap();
+            assert_eq!((count("old"), count("once")), (sessions, sessions), "a half-built table is seen");
+            assert!(count("live") as u64 >= least && count("live") == count("events"), "{rows}: {least} acknowledged");
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn newest_rebuild(server: &Server) -> Value {
+    let listing: Value = serde_json::from_slice(&server.get("/api/v1/rebuilds").body).unwrap();
+    listing["rebuilds"].as_array().unwrap().last().cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_rebuild_under_load_goes_on_after_kills() {
+    let (events, kills) = if is_long() { (600_000, 6) } else { (120_000, 3) };
+    let events = number("TEST_EVENTS").map_or(events, |number| number as usize);
+    // Little memory: what is folded becomes durable often.
+    let settings = [r#"fold.memory = "64MiB""#, r#"lake.commit_every = "200ms""#, r#"lake.snapshot_every = "1s""#];
+    let home = Home::new(&settings);
+    home.ok_with(&["import", "--wait", "-"], &input(&some_events(events)));
+    let sessions = home.number("select count(*) from sessions");
+    let mut server = home.serve();
+    let traffic = Arc::new(Traffic {
+        ended: AtomicBool::new(false),
+        server: Mutex::new((server.gateway.clone(), server.console.clone())),
+        acknowledged: AtomicU64::new(0),
+        answered: AtomicU64::new(0),
+    });
+    let mut reader = python()
+        .args(["-c", READER])
+        .arg(home.data().join("lake/sessions"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python can be started");
+    let (writing, asking) = (traffic.clone(), traffic.clone());
+    let writer = std::thread::spawn(move || writing.write());
+    let asker = std::thread::spawn(move || asking.ask(sessions));
+
+    let posted = super::harness::request(http().post(format!("{}/api/v1/rebuilds", server.console)).body("{}"));
+    assert_eq!(posted.status, 202, "{}", posted.text());
+    let name = newest_rebuild(&server)["job"]["name"].clone();
+    let mut went_on = 0;
+    for kill in 1..=kills {
+        let share = |rebuild: &Value| {
+            let count = |what: &str| rebuild["progress"][what].as_f64().unwrap_or(0.0);
+            if rebuild["job"]["phase"] == "folding" { count("done") / count("total").max(1.0) } else { 1.0 }
+        };
+        let wanted = f64::from(kill) / f64::from(kills + 1);
+        let seen = until("progress", || newest_rebuild(&server), |rebuild| share(rebuild) >= wanted);
+        println!("killed at {}", seen["progress"]);
+        server.kill();
+        server = home.serve();
+        traffic.point_to(&server);
+        went_on += usize::from(server.log().contains("the rebuild goes on where it was"));
+    }
+    let done = until("the rebuild", || newest_rebuild(&server), |rebuild| rebuild["job"]["phase"] == "done");
+    assert_eq!(done["job"]["name"], name, "it is the one that was asked for");
+    until("a look", || server.log(), |log| log.contains("serving"));
+    went_on += usize::from(server.log().contains("the rebuild goes on where it was"));
+    assert!(went_on > 0, "every start began anew");
+    let answered = traffic.answered.load(Ordering::Relaxed);
+    until("answers after the switch", || traffic.answered.load(Ordering::Relaxed), |now| *now > answered + 3);
+    traffic.ended.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    asker.join().unwrap();
+    drop(reader.stdin.take());
+    let read = reader.wait_with_output().unwrap();
+    assert!(read.status.success());
+    let read: Value = serde_json::from_slice(&read.stdout).unwrap_or_else(|_| panic!("{}", text(&read.stdout)));
+    assert!(read["least"].as_i64().unwrap() >= sessions && read["twice"] == 0, "{read}, of {sessions} sessions");
+
+    // Held against the same events imported into nothing.
+    let before = home.tables();
+    let file = home.path("all.ndjson");
+    home.ok(&["export", file.to_str().unwrap()]);
+    server.stop_in_order();
+    before.assert_equal(&home.tables(), "after a restart");
+    let straight = Home::new(&[]);
+    straight.ok(&["import", "--wait", "--late", file.to_str().unwrap()]);
+    straight.tables().assert_equal(&before, "imported anew");
+    assert!(!home.data().join("rebuilds").join(format!("{}.state", name.as_str().unwrap())).exists());
+}
+
+#[test]
+fn a_rebuild_cut_off_offline_is_gone_on_with() {
+    let home = Home::new(&[r#"fold.memory = "64MiB""#]);
+    home.ok_with(&["import", "--wait", "-"], &input(&some_events(60_000)));
+    let before = home.tables();
+    let mut random = super::generate::Random(seed());
+    for _ in 0..4 {
+        let mut child = home.command(&["rebuild"]).spawn().unwrap();
+        let pause = std::time::Duration::from_millis(100 + random.below(1_500));
+        println!("killed after {pause:?}: {}", super::harness::kill_after(&mut child, pause));
+    }
+    before.assert_equal(&home.tables(), "cut off");
+    home.ok(&["rebuild"]);
+    before.assert_equal(&home.tables(), "rebuilt in the end");
+}
+
+#[test]
+fn another_rebuild_waits_for_the_unfinished_one_or_its_end() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &input(&some_events(60_000)));
+    let server = home.serve();
+    let ask = |body: &str| {
+        super::harness::request(http().post(format!("{}/api/v1/rebuilds", server.console)).body(body.to_owned()))
+    };
+    assert_eq!(ask(r#"{"as":"one"}"#).status, 202);
+    // The same wish again is the same rebuild; another one is refused while it lasts.
+    let (again, other) = (ask(r#"{"as":"one"}"#).status, ask(r#"{"as":"two"}"#));
+    assert!(again == 202 || again == 422, "{again}");
+    assert!(other.status == 202 || (other.status == 409 && other.problem().contains("one")), "{}", other.text());
+    let gone = super::harness::request(http().delete(format!("{}/api/v1/rebuilds/one", server.console)));
+    assert_eq!(gone.status, 204, "{}", gone.text());
+    assert_eq!(server.sql_as("select * from one.sessions", "application/json").status, 422);
+    until("its end", || ask(r#"{"as":"three"}"#).status, |status| *status == 202);
+}
