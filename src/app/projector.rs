@@ -65,8 +65,9 @@ impl Base {
     }
 
     /// Rebuilds beside a projector at work. One that was not finished is gone on with.
-    pub(super) fn rebuilds(&self, running: &Running) -> Result<Rebuilds, AppError> {
-        Ok(Rebuilds::start(&running.handle, &self.dir.path, running.settings.clone(), self.shares_its_log())?)
+    pub(super) async fn rebuilds(&self, running: &Running) -> Result<Rebuilds, AppError> {
+        let (handle, settings) = (&running.handle, running.settings.clone());
+        Ok(Rebuilds::start(handle, &self.dir.path, settings, self.shares_its_log()).await?)
     }
 
     /// Whether other processes may work on the same log.

@@ -64,7 +64,10 @@ pub async fn serve(
         None if has(Role::Query) => Some(base.tables_of_this_log().await?),
         None => None,
     };
-    let rebuilds = running.as_ref().map(|running| base.rebuilds(running)).transpose()?;
+    let rebuilds = match &running {
+        Some(running) => Some(base.rebuilds(running).await?),
+        None => None,
+    };
     let token = Token::random();
     let engine = match lake.clone().filter(|_| has(Role::Query)) {
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),

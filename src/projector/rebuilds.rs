@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+const SHARED: &str = "other processes share this log, and they would go on with the old tables: stop them and rebuild \
+                      without a server, or keep the rebuild beside the live tables (--as NAME)";
+
 /// A rebuild, and what it does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -72,7 +75,7 @@ pub struct Rebuilds {
 
 impl Rebuilds {
     /// Goes on with the one that is not finished, if there is one. `is_shared` says that other processes work on the log.
-    pub fn start(
+    pub async fn start(
         projector: &ProjectorHandle,
         data_dir: &Path,
         settings: Arc<Settings>,
@@ -83,9 +86,16 @@ impl Rebuilds {
         let failed = |error: std::io::Error| ProjectorError::Halted(format!("no thread for rebuilds: {error}"));
         let threads = Arc::new(Threads::start().map_err(failed)?);
         let rebuilds = Self { site, is_shared, threads, current: Arc::default(), changing: Arc::default() };
-        if let Some(job) = rebuilds.site.jobs().unfinished()? {
-            tracing::info!(rebuild = job.name, "going on with a rebuild");
-            rebuilds.pursue(&job.name);
+        match rebuilds.site.jobs().unfinished()? {
+            // Begun without a server; beside one it could not be completed.
+            Some(job) if is_shared && job.wish.keep_as.is_none() => {
+                rebuilds.site.fail(&job.name, &RebuildError::Wish(SHARED.to_owned())).await?;
+            }
+            Some(job) => {
+                tracing::info!(rebuild = job.name, "going on with a rebuild");
+                rebuilds.pursue(&job.name);
+            }
+            None => {}
         }
         Ok(rebuilds)
     }
@@ -98,9 +108,7 @@ impl Rebuilds {
     pub async fn ask(&self, wish: Wish) -> Result<Report, RebuildError> {
         let _one = self.changing.lock().await;
         if self.is_shared && wish.keep_as.is_none() {
-            return Err(RebuildError::Wish(
-                "other processes share this log, and they would go on with the old tables: stop them and rebuild without a server, or keep the rebuild beside the live tables (--as NAME)".to_owned(),
-            ));
+            return Err(RebuildError::Wish(SHARED.to_owned()));
         }
         let job = self.site.prepare(wish, self.is_shared).await?;
         let is_at_work = |current: &Current| current.name == job.name && !current.task.is_finished();
