@@ -14,7 +14,8 @@
 -- free_quota       BIGINT         how many of these the policy has free; NULL where this process does not know the policy
 -- charged          BOOLEAN        whether it is charged; NULL where that is not known
 -- price            DECIMAL(18,6)  what it costs when it is
--- cost             DECIMAL(18,6)  what it costs: 0 while not delivered, where that is what is charged
+-- cost             DECIMAL(18,6)  what it costs: 0 while not delivered, where that is what is charged; NULL where it is charged
+--                                 and no price is known
 -- currency         TEXT           of both
 -- billing_status   INT            what Viber reported
 -- reported_charged BOOLEAN        whether Viber charged it
@@ -35,7 +36,7 @@ SELECT
   price,
   CASE
     WHEN nth IS NULL OR nth <= free_out_of_session_per_month THEN CAST(0 AS DECIMAL(18, 6))
-    WHEN charged_on = 'delivered' AND delivered_at IS NULL THEN CAST(0 AS DECIMAL(18, 6))
+    WHEN charged_on = 'delivered' AND delivered_at IS NULL AND price IS NOT NULL THEN CAST(0 AS DECIMAL(18, 6))
     WHEN nth > free_out_of_session_per_month THEN price
   END AS cost,
   currency,

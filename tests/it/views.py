@@ -1,9 +1,10 @@
 """What the views must answer of a golden history, computed from its rows and events, against what they answered.
 
-views.py HISTORY POLICY LATENESS_DAYS WATERMARK_MS ANSWERS: ANSWERS is a JSON object, name of the view (and argument) → rows.
-Money is not in it: these histories have no prices.
+views.py HISTORY POLICY LATENESS_DAYS WATERMARK_MS [PRICES.csv] reads the answers from standard input: a JSON object, name of the view
+(and argument) → rows. Without a price list no charged message has a cost.
 """
 
+import csv
 import gzip
 import json
 import math
@@ -12,6 +13,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
@@ -19,6 +21,7 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 FREE = {"viber-2022": 10_000}
+ON_DELIVERY = ("counterbat", "viber-2024")
 FEES = {"viber-2024": "100.000000"}
 
 
@@ -72,12 +75,49 @@ def number(value):
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value) else None
 
 
+def prices_of(path):
+    """Country → (start in ms, price, currency), the latest start last."""
+    prices = defaultdict(list)
+    if path:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                start = ms(row["valid_from"] + "T00:00:00Z") if row["valid_from"] else -(2**60)
+                prices[row["country"]].append((start, Decimal(row["price"]), row["currency"]))
+    return {country: sorted(entries) for country, entries in prices.items()}
+
+
+def price_at(prices, country, at_ms):
+    for name in (country, "*"):
+        begun = [entry for entry in prices.get(name, []) if entry[0] <= at_ms]
+        if begun:
+            return begun[-1][1:]
+    return None, None
+
+
+def text(amount):
+    return None if amount is None else f"{amount:.6f}"
+
+
+def total(amounts):
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, Decimal(0)) if known else None
+
+
+def is_against(row):
+    return row["verdict"] in ("overcharged", "recharged")
+
+
 class History:
-    def __init__(self, name, policy):
+    def __init__(self, name, policy, prices):
         self.messages = lines(f"{name}/messages.{policy}.ndjson.gz")
         self.sessions = lines(f"{name}/sessions.{policy}.ndjson.gz")
         for row in self.messages:
             row["at"] = ms(row["sent_at"])
+            row["price"], row["currency"] = price_at(prices, row["country"], row["at"])
+            row["due"] = row["price"]
+            if row["due"] is not None and policy in ON_DELIVERY and row["delivered_at"] is None:
+                row["due"] = Decimal(0)
+            row["cost"] = row["due"] if row["billing_status"] == 5 else Decimal(0)
         for row in self.sessions:
             row["at"], row["end"] = ms(row["opened_at"]), ms(row["closed_at"])
         self.policy, self.known = policy, set()
@@ -137,17 +177,16 @@ def usage(history, unit, zone):
 
 
 def spend(history, zone):
-    rows = defaultdict(Counter)
+    rows = defaultdict(list)
     for row in history.messages:
         if row["billing_status"] == 5:
-            count = rows[row["account"], day(row["at"], zone), row["country"]]
-            count["charged"] += 1
-            count["delivered"] += row["delivered_at"] is not None
-            count["disputed"] += row["verdict"] in ("overcharged", "recharged")
+            rows[row["account"], day(row["at"], zone), row["country"], row["currency"]].append(row)
     return [
-        {"account": account, "day": at, "country": country, "currency": None, "charged": count["charged"], "delivered": count["delivered"],
-         "disputed": count["disputed"], "unpriced": count["charged"], "cost": None, "disputed_cost": None}
-        for (account, at, country), count in rows.items()
+        {"account": account, "day": at, "country": country, "currency": currency, "charged": len(charged),
+         "delivered": sum(row["delivered_at"] is not None for row in charged), "disputed": sum(map(is_against, charged)),
+         "unpriced": sum(row["cost"] is None for row in charged), "cost": text(total(row["cost"] for row in charged)),
+         "disputed_cost": text(total(row["cost"] for row in charged if is_against(row)))}
+        for (account, at, country, currency), charged in rows.items()
     ]
 
 
@@ -166,12 +205,11 @@ def predictions(history):
     for row in history.messages:
         n = nth.get((row["account"], row["user_id"], row["message_token"]))
         charged = n is not None and n > free
-        unpriced = charged and not (history.policy in ("counterbat", "viber-2024") and row["delivered_at"] is None)
         yield {
             "account": row["account"], "user_id": row["user_id"], "message_token": str(row["message_token"]), "sent_at": row["sent_at"],
             "month": month(row["at"]), "policy": row["policy"], "expected": row["expected"], "nth": n, "free_quota": free, "charged": charged,
-            "price": None, "cost": None if unpriced else "0.000000", "billing_status": row["billing_status"],
-            "reported_charged": row["billing_status"] == 5,
+            "price": text(row["price"]), "cost": text(row["due"] if charged else Decimal(0)), "currency": row["currency"],
+            "billing_status": row["billing_status"], "reported_charged": row["billing_status"] == 5,
         }
 
 
@@ -208,9 +246,11 @@ def quota(history):
 
 
 def accuracy(history):
-    rows = defaultdict(Counter)
+    rows, against = defaultdict(Counter), defaultdict(list)
     for row in history.messages:
         count = rows[row["account"], day(row["at"])]
+        if is_against(row):
+            against[row["account"], day(row["at"])].append(row["cost"])
         count["messages"] += 1
         count["judged"] += row["verdict"] != "unreported"
         count[row["verdict"]] += 1
@@ -218,17 +258,17 @@ def accuracy(history):
     verdicts = ["agreed", "overcharged", "recharged", "missed_session", "unseen_session"]
     for (account, at), count in rows.items():
         yield {"account": account, "day": at, "messages": count["messages"], "judged": count["judged"], "inferred": count["inferred"],
-               "accuracy": count["agreed"] / count["judged"] if count["judged"] else None, "at_stake": None,
-               "unpriced": count["overcharged"] + count["recharged"]} | {verdict: count[verdict] for verdict in verdicts}
+               "accuracy": count["agreed"] / count["judged"] if count["judged"] else None, 
+               "at_stake": text(total(against[account, at])), "unpriced": against[account, at].count(None)} | {verdict: count[verdict] for verdict in verdicts}
 
 
 def audit(history):
     for row in history.messages:
         if row["verdict"] != "agreed":
-            against = row["verdict"] in ("overcharged", "recharged")
             yield {name: row[name] for name in ("account", "user_id", "session_id", "sent_at", "method", "country", "policy", "expected",
                                                 "billing_status", "verdict")} | {
-                "message_token": str(row["message_token"]), "at_stake": None if against else "0.000000", "state": "settled",
+                "message_token": str(row["message_token"]), "at_stake": text(row["cost"] if is_against(row) else Decimal(0)),
+                "currency": row["currency"], "state": "settled",
             }
 
 
@@ -297,7 +337,8 @@ def avoidable(history, minutes):
         if near:
             distance, session_id, side = min(near)
             yield {"account": row["account"], "user_id": row["user_id"], "message_token": str(row["message_token"]), "sent_at": row["sent_at"],
-                   "session_id": session_id, "side": side, "distance_ms": distance, "country": row["country"], "state": "settled"}
+                   "session_id": session_id, "side": side, "distance_ms": distance, "country": row["country"],
+                   "cost": text(row["cost"]), "currency": row["currency"], "state": "settled"}
 
 
 def statement(history, lateness_days, watermark):
@@ -312,10 +353,20 @@ def statement(history, lateness_days, watermark):
     for (account, first), entry in months.items():
         settled = max(entry["end"] + (14 + lateness_days) * DAY_MS, month_end_ms(first) + lateness_days * DAY_MS)
         if settled <= watermark and entry["messages"]:
-            charged = sum(row["billing_status"] == 5 for row in entry["messages"])
-            yield {"account": account, "month": first, "currency": "EUR", "messages": len(entry["messages"]), "charged": charged,
-                   "unpriced": charged, "disputed": "0.000000", "cost": "0.000000", "fee": FEES.get(history.policy, "0.000000"),
-                   "settled_at": rfc(settled)}
+            named = Counter(row["currency"] for row in entry["messages"] if row["billing_status"] == 5 and row["currency"])
+            usual = min(named, key=lambda currency: (-named[currency], currency), default="EUR")
+            parts = defaultdict(list)
+            if history.policy in FEES:
+                parts["EUR"] = []
+            for row in entry["messages"]:
+                parts[row["billing_status"] == 5 and row["currency"] or usual].append(row)
+            for currency, messages in parts.items():
+                charged = [row for row in messages if row["billing_status"] == 5]
+                yield {"account": account, "month": first, "currency": currency, "messages": len(messages), "charged": len(charged),
+                       "unpriced": sum(row["cost"] is None for row in charged),
+                       "disputed": text(total(row["cost"] for row in charged if is_against(row)) or 0),
+                       "cost": text(total(row["cost"] for row in charged) or 0),
+                       "fee": FEES.get(history.policy, "0.000000") if currency == "EUR" else "0.000000", "settled_at": rfc(settled)}
 
 
 def same(wanted, found):
@@ -326,7 +377,7 @@ def same(wanted, found):
 
 def main():
     name, policy, lateness_days, watermark = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    history = History(name, policy)
+    history = History(name, policy, prices_of(sys.argv[5] if len(sys.argv) > 5 else None))
     answers = json.load(sys.stdin)
     views = {
         "usage_hourly": (usage(history, hour, "UTC"), ["account", "hour"]),
@@ -335,8 +386,8 @@ def main():
         "usage_daily('Europe/Kyiv')": (usage(history, day, "Europe/Kyiv"), ["account", "day"]),
         "usage_monthly": (usage(history, month, "UTC"), ["account", "month"]),
         "usage_monthly('America/New_York')": (usage(history, month, "America/New_York"), ["account", "month"]),
-        "spend_daily": (spend(history, "UTC"), ["account", "day", "country"]),
-        "spend_daily('Europe/Kyiv')": (spend(history, "Europe/Kyiv"), ["account", "day", "country"]),
+        "spend_daily": (spend(history, "UTC"), ["account", "day", "country", "currency"]),
+        "spend_daily('Europe/Kyiv')": (spend(history, "Europe/Kyiv"), ["account", "day", "country", "currency"]),
         "predictions": (predictions(history), ["account", "user_id", "message_token"]),
         "quota_monthly": (quota(history), ["account", "month"]),
         "billing_accuracy": (accuracy(history), ["account", "day"]),
@@ -346,7 +397,7 @@ def main():
         "delivery_funnel": (funnel(history), ["account", "day", "method"]),
         "avoidable_cost": (avoidable(history, 60), ["account", "user_id", "message_token"]),
         "avoidable_cost(600)": (avoidable(history, 600), ["account", "user_id", "message_token"]),
-        "statement_monthly": (statement(history, lateness_days, watermark), ["account", "month"]),
+        "statement_monthly": (statement(history, lateness_days, watermark), ["account", "month", "currency"]),
     }
     assert views.keys() == answers.keys(), views.keys() ^ answers.keys()
     wrong = []
