@@ -204,7 +204,7 @@ fn rebuild_needed(home: &Home) -> bool {
     let ready: Value = serde_json::from_slice(&ready.body).unwrap();
     let needed = ready["rebuild_needed"].as_bool().unwrap();
     assert_eq!(server.metric("counterbat_rebuild_needed"), f64::from(u8::from(needed)));
-    assert_eq!(server.log().contains("until `counterbat rebuild`"), needed && server.log().contains("bot1"));
+    assert_eq!(server.log().contains("until `counterbat rebuild`"), needed && server.log().contains("bot2"));
     assert!(server.stop().success());
     needed
 }
@@ -230,6 +230,43 @@ fn changed_prices_wait_for_a_rebuild() {
     home.ok(&["rebuild"]);
     assert_computed(&home, "busy", "viber-2024", &file, "rebuilt");
     assert!(!rebuild_needed(&home));
+}
+
+/// Settings, and lines that belong to `bot2`, whose account comes last in the config.
+fn configure_with(home: &Home, settings: &[&str], of_bot2: &str) {
+    home.configure(settings);
+    let config = std::fs::read_to_string(home.config()).unwrap();
+    std::fs::write(home.config(), format!("{config}{of_bot2}\n")).unwrap();
+}
+
+#[test]
+fn an_account_has_prices_and_dates_of_its_own() {
+    let home = Home::new(&[]);
+    std::fs::write(home.path("p.csv"), "country,currency,price,valid_from\n*,EUR,0.1,\n").unwrap();
+    std::fs::write(home.path("two.csv"), "country,currency,price,valid_from\n*,USD,0.2,\n").unwrap();
+    let all = [r#"fold.prices = "p.csv""#];
+    let own = r#"prices = "two.csv""#;
+    configure_with(&home, &all, own);
+    let events = [sent(START, 2, 5), delivered(START + 1, 2)].concat();
+    let events = events.clone() + &events.replace("/accounts/bot1", "/accounts/bot2");
+    home.ok_with(&["import", "--wait", "-"], events.as_bytes());
+    let rows = "select account, cost, currency from messages order by account";
+    let row =
+        |account: &str, cost: &str, currency: &str| json!({ "account": account, "cost": cost, "currency": currency });
+    assert_eq!(home.sql(rows), [row("bot1", "0.100000", "EUR"), row("bot2", "0.200000", "USD")]);
+
+    let chain = |start: &str| {
+        format!("{own}\npolicies = [{{policy = \"counterbat\"}}, {{policy = \"vbm\", valid_from = \"{start}\"}}]")
+    };
+    configure_with(&home, &all, &chain("2027-01-01"));
+    assert!(!rebuild_needed(&home));
+    configure_with(&home, &all, &chain("2026-02-01"));
+    assert!(rebuild_needed(&home));
+    home.ok(&["rebuild"]);
+    let policies = home.sql("select policy from messages order by account");
+    assert_eq!(policies, [json!({ "policy": "counterbat" }), json!({ "policy": "vbm" })]);
+    configure_with(&home, &all, "");
+    assert!(rebuild_needed(&home));
 }
 
 const OWN: &str = r#"
