@@ -168,7 +168,7 @@ fn the_audit_tells_the_reason() {
     story.send("shop", "just_ended", 2000, 1);
     story.inbound("shop", "edge", 3000);
     story.send("shop", "edge", 5000, 5);
-    story.send("shop", "no_status", minute);
+    story.send("shop", "no_status", minute, None);
     let token = story.token();
     story.told("shop", "list", minute, token, "broadcast_message", Some(5));
     let token = story.token();
