@@ -20,7 +20,7 @@ use harness::Home;
 use serde_json::Value;
 use setup::{number, rate, resident, size, timed};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
