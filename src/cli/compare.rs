@@ -17,7 +17,8 @@ use std::io::Write;
 
 /// Compare the live tables and a generation, or two generations
 ///
-/// Sessions, charged messages and cost by account, country and month under both, then the rows that differ and in what.
+/// Sessions, charged messages, their cost as Viber reports it and what each policy says it is (predicted), by account,
+/// country and month under both, then the rows that differ and in what.
 /// `live` are the live tables; generations are made by `counterbat rebuild --as NAME`. A generation holds the events up to
 /// when it was made.
 #[derive(Debug, clap::Args)]

@@ -40,16 +40,22 @@ impl Comparison {
         Ok(Self { a: a.to_owned(), b: b.to_owned(), accounts: accounts.to_vec() })
     }
 
-    /// Sessions, charged messages and cost by account, country and month under both, with the difference. As everywhere, a
-    /// cost is NULL where one of its parts is, or where currencies are mixed.
+    /// Sessions, charged messages, what Viber reports them to cost and what the policy says they cost (spec §4, view
+    /// `predictions`), by account, country and month under both, with the difference. As everywhere, a cost is NULL where one
+    /// of its parts is, or where currencies are mixed.
     pub fn totals(&self) -> String {
         let (a, b) = (self.contributions("a", &self.a), self.contributions("b", &self.b));
         let count = |what: &str, side: &str| format!("coalesce(sum({what}) filter (where side = '{side}'), 0)");
-        let cost = |side: &str| {
+        let cost = |what: &str, side: &str| {
             format!(
-                "case when count(*) filter (where side = '{side}' and unpriced) = 0 and (min(currency) is not distinct from max(currency)) \
-                 then coalesce(sum(cost) filter (where side = '{side}'), 0) end"
+                "case when count(*) filter (where side = '{side}' and is_message and {what} is null) = 0 \
+                 and min(currency) is not distinct from max(currency) \
+                 then coalesce(sum({what}) filter (where side = '{side}'), 0) end"
             )
+        };
+        let costs = |what: &str| {
+            let (a, b) = (cost(what, "a"), cost(what, "b"));
+            format!("{a} as {what}_a, {b} as {what}_b, {b} - {a} as {what}_diff")
         };
         let counts = |what: &str| {
             let (a, b) = (count(what, "a"), count(what, "b"));
@@ -57,25 +63,24 @@ impl Comparison {
         };
         format!(
             "select account, country, to_char(in_month, '%Y-%m') as month, {sessions}, {charged}, \
-             {cost_a} as cost_a, {cost_b} as cost_b, {cost_b} - {cost_a} as cost_diff, \
-             case when min(currency) = max(currency) then max(currency) end as currency \
+             {cost}, {predicted}, case when min(currency) = max(currency) then max(currency) end as currency \
              from ({a} union all {b}) as parts group by account, country, in_month order by 1, 2, 3",
             sessions = counts("sessions"),
             charged = counts("charged"),
-            cost_a = cost("a"),
-            cost_b = cost("b"),
+            cost = costs("cost"),
+            predicted = costs("predicted"),
         )
     }
 
     /// What each row of one side adds to the totals.
     fn contributions(&self, side: &str, name: &str) -> String {
-        let (sessions, messages) = (self.table(name, TableName::Sessions), self.table(name, TableName::Messages));
+        let (sessions, messages) = (self.table(name, "sessions"), self.table(name, "predictions"));
         format!(
             "select '{side}' as side, account, country, date_trunc('month', opened_at) as in_month, 1 as sessions, \
-             0 as charged, cast(null as decimal(18,6)) as cost, cast(null as varchar) as currency, false as unpriced \
-             from {sessions} union all \
+             0 as charged, cast(null as decimal(18,6)) as cost, cast(null as decimal(18,6)) as predicted, \
+             cast(null as varchar) as currency, false as is_message from {sessions} union all \
              select '{side}', account, country, date_trunc('month', sent_at), 0, \
-             case when billing_status = 5 then 1 else 0 end, cost, currency, cost is null from {messages}"
+             case when reported_charged then 1 else 0 end, reported_cost, cost, currency, true from {messages}"
         )
     }
 
@@ -119,14 +124,13 @@ impl Comparison {
     fn joined(&self, table: TableName) -> String {
         let (keys, _) = keys(table);
         let same: Vec<String> = keys.iter().map(|key| format!("a.{key} = b.{key}")).collect();
-        let (a, b) = (self.table(&self.a, table), self.table(&self.b, table));
+        let (a, b) = (self.table(&self.a, table.as_str()), self.table(&self.b, table.as_str()));
         format!("{a} as a full outer join {b} as b on {}", same.join(" and "))
     }
 
-    /// A table of one side, of the accounts wanted.
-    fn table(&self, name: &str, table: TableName) -> String {
+    /// A table or view of one side, of the accounts wanted.
+    fn table(&self, name: &str, table: &str) -> String {
         let schema = if name == LIVE { "public" } else { name };
-        let table = table.as_str();
         if self.accounts.is_empty() {
             return format!("{schema}.{table}");
         }

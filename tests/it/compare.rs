@@ -100,6 +100,35 @@ fn two_policies_differ_as_their_golden_rows_do() {
     assert!(home.fails_with(&["compare", "live", "live"], b"").contains("differs in nothing"));
 }
 
+/// Sums of money in micro-units, as text has them with six digits after the point.
+fn micros(rows: &Value, column: &str) -> i64 {
+    let texts = rows.as_array().unwrap().iter().map(|row| row[column].as_str().unwrap_or_else(|| panic!("{row}")));
+    texts.map(|text| text.replace('.', "").parse::<i64>().unwrap()).sum()
+}
+
+#[test]
+fn another_tariff_has_its_price() {
+    let home = Home::new(&[]);
+    std::fs::write(home.path("flat.csv"), "country,currency,price,valid_from\n*,EUR,0.0123,\n").unwrap();
+    home.configure(&[r#"fold.policy = "viber-2022""#, r#"fold.prices = "flat.csv""#, r#"log.tick_every = "0s""#]);
+    import(&home, "busy");
+    home.ok(&["rebuild", "--as", "g", "--policy", "viber-2024"]);
+    let found: Value = serde_json::from_str(&home.ok(&["compare", "live", "g", "--format", "json"])).unwrap();
+    // The free messages of 2022 do for this history; since 2024 there are none, and those delivered are charged.
+    let outside = rows("messages", "viber-2024").into_iter().filter(|row| row["expected"] == "out_of_session");
+    let delivered = outside.filter(|row| !row["delivered_at"].is_null()).count() as i64;
+    assert!(delivered > 0);
+    assert_eq!(micros(&found["totals"], "predicted_a"), 0);
+    assert_eq!(micros(&found["totals"], "predicted_b"), delivered * 12_300);
+    assert_eq!(micros(&found["totals"], "predicted_diff"), delivered * 12_300);
+    // Viber's own charges are what they are, but for those that were not delivered.
+    let charged = rows("messages", "viber-2022").into_iter().filter(|row| row["billing_status"] == 5);
+    let charged: Vec<Row> = charged.collect();
+    let delivered = charged.iter().filter(|row| !row["delivered_at"].is_null()).count();
+    assert_eq!(micros(&found["totals"], "cost_a"), charged.len() as i64 * 12_300);
+    assert_eq!(micros(&found["totals"], "cost_b"), delivered as i64 * 12_300);
+}
+
 #[test]
 fn the_same_policy_differs_in_nothing() {
     let home = Home::new(&[]);

@@ -34,8 +34,9 @@ const VIEWS: [&str; 18] = [
 ];
 
 /// Holds all views against what `views.py` computes; time has come to `watermark` in the history.
-fn check(history: &str, policy: &str, lateness_days: i64, watermark: &str) {
-    let settings = settings(history, policy);
+fn check(history: &str, policy: &str, lateness_days: i64, watermark: &str, prices: Option<&Path>) {
+    let mut settings = settings(history, policy);
+    settings.extend(prices.map(|list| format!("fold.prices = {:?}", list.to_str().unwrap())));
     let home = Home::new(&settings.iter().map(String::as_str).collect::<Vec<_>>());
     import(&home, history);
     let server = home.serve();
@@ -45,6 +46,7 @@ fn check(history: &str, policy: &str, lateness_days: i64, watermark: &str) {
     let mut child = python()
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/views.py"))
         .args([history, policy, &lateness_days.to_string(), &watermark_ms.to_string()])
+        .args(prices)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -56,27 +58,34 @@ fn check(history: &str, policy: &str, lateness_days: i64, watermark: &str) {
 
 #[test]
 fn views_of_a_busy_month() {
-    check("busy", "counterbat", 3, "2026-04-15T22:17:56.080Z");
+    check("busy", "counterbat", 3, "2026-04-15T22:17:56.080Z", None);
 }
 
 #[test]
 fn views_under_a_free_quota() {
-    check("busy", "viber-2022", 3, "2026-04-15T22:17:56.080Z");
+    check("busy", "viber-2022", 3, "2026-04-15T22:17:56.080Z", None);
 }
 
 #[test]
 fn views_of_a_history_out_of_order() {
-    check("tangled", "viber-2024", 30, "2026-06-01T00:00:00Z");
+    check("tangled", "viber-2024", 30, "2026-06-01T00:00:00Z", None);
 }
 
 #[test]
 fn views_of_long_chats() {
-    check("chatty", "vbm", 3, "2026-04-12T22:21:05.773Z");
+    check("chatty", "vbm", 3, "2026-04-12T22:21:05.773Z", None);
 }
 
 #[test]
 fn views_while_a_month_is_not_settled() {
-    check("small", "gupshup", 3, "2026-03-31T23:33:20Z");
+    check("small", "gupshup", 3, "2026-03-31T23:33:20Z", None);
+}
+
+#[test]
+fn views_of_what_messages_cost() {
+    let lists = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/prices");
+    check("busy", "counterbat", 3, "2026-04-15T22:17:56.080Z", Some(&lists.join("dated.csv")));
+    check("tangled", "viber-2024", 30, "2026-06-01T00:00:00Z", Some(&lists.join("gaps.csv")));
 }
 
 /// 2026-03-10T12:00:00Z
