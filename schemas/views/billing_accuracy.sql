@@ -11,7 +11,9 @@
 -- unseen_session BIGINT         counted as in session where none is known
 -- inferred       BIGINT         disagreeing messages of broadcasts, which have one billing_status for a whole list
 -- accuracy       DOUBLE         agreed of judged; NULL where none was judged
--- at_stake       DECIMAL(28,6)  what was charged against the rules: the costs of overcharged and recharged messages
+-- at_stake       DECIMAL(28,6)  what was charged against the rules: the costs of overcharged and recharged messages; NULL where
+--                               they are in several currencies, which billing_audit keeps apart
+-- currency       TEXT           of that
 -- unpriced       BIGINT         of those messages without a cost, which is missing in that sum
 SELECT
   account,
@@ -26,7 +28,10 @@ SELECT
   count(*) FILTER (WHERE billing_inferred AND verdict NOT IN ('agreed', 'unreported')) AS inferred,
   count(*) FILTER (WHERE verdict = 'agreed') / nullif(CAST(count(*) FILTER (WHERE verdict <> 'unreported') AS DOUBLE), 0.0)
     AS accuracy,
-  sum(cost) FILTER (WHERE verdict IN ('overcharged', 'recharged')) AS at_stake,
+  CASE WHEN count(DISTINCT currency) FILTER (WHERE verdict IN ('overcharged', 'recharged')) <= 1
+    THEN sum(cost) FILTER (WHERE verdict IN ('overcharged', 'recharged')) END AS at_stake,
+  CASE WHEN count(DISTINCT currency) FILTER (WHERE verdict IN ('overcharged', 'recharged')) = 1
+    THEN max(currency) FILTER (WHERE verdict IN ('overcharged', 'recharged')) END AS currency,
   count(*) FILTER (WHERE verdict IN ('overcharged', 'recharged') AND cost IS NULL) AS unpriced
 FROM messages
 GROUP BY account, local_date(sent_at, 'UTC')

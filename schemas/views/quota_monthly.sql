@@ -8,8 +8,8 @@
 -- out_of_session   BIGINT     those sent
 -- used             BIGINT     how much of the quota they use
 -- free_left        BIGINT     what is left of it
--- reported_free    BIGINT     those that Viber counts against the quota: billing_status 3 and 4
--- reported_charged BIGINT     those that Viber charged: billing_status 5
+-- reported_free    BIGINT     of all messages those that Viber counts against the quota: billing_status 3 and 4
+-- reported_charged BIGINT     of all messages those that Viber charged: billing_status 5
 -- charged_in_quota BIGINT     those that Viber charged although quota was left
 -- refused_free     BIGINT     sends refused with status 23: the free ones are used up, and the bot cannot pay
 -- refused_balance  BIGINT     sends refused with status 24: the free ones are used up, and there is no balance

@@ -3,8 +3,8 @@
 --
 -- account    TEXT           the account
 -- month      DATE           the first day of the month
--- currency   TEXT           of cost and fee; messages without one count with the currency of most that have one, and where
---                           none has it is EUR, in which Viber bills
+-- currency   TEXT           of cost and fee; messages that were not charged count with the currency of most that were, and
+--                           where none was it is EUR, in which Viber bills
 -- messages   BIGINT         messages sent
 -- charged    BIGINT         of these charged (billing_status 5)
 -- unpriced   BIGINT         of these without a cost, for no price is known: what they cost is missing in the sums

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// A broadcast has many receivers: so many of those that have a token are told.
 const USERS: usize = 20;
+/// Each of a user's events that came out of order is told by what all of them give with and without it: so many are told.
+const MOST_EVENTS: usize = 20_000;
 /// What is read of an event.
 const COLUMNS: &str = "partition, \"offset\", appended_at, event_id, origin, type, account, user_id, received_at, \
                        disposition, data, data_base64, signature";
@@ -52,6 +54,11 @@ pub enum Failed {
     Unknown(String),
     #[error("`{q}` is known of the accounts {accounts}: say of which by account")]
     Ambiguous { q: String, accounts: String },
+    #[error("the user has {0} events, more than the {MOST_EVENTS} that can be told: ask the view user_timeline")]
+    TooMany(usize),
+    /// A bug, whose text is on stderr.
+    #[error("telling it broke down: {0}")]
+    Broken(String),
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
@@ -89,8 +96,14 @@ impl Explainer {
                 (Some(account), Some(user)) => self.costs(account, user).await?,
                 _ => Costs::default(),
             };
+            if archived.len() > MOST_EVENTS {
+                return Err(Failed::TooMany(archived.len()));
+            }
             let terms = self.settings.terms(account.as_deref().unwrap_or_default());
-            stories.push(explain::tell(account.as_deref(), user.as_deref(), &archived, &terms, &costs).about(&focus));
+            let (account, user) = (account.clone(), user.clone());
+            let tell = move || explain::tell(account.as_deref(), user.as_deref(), &archived, &terms, &costs);
+            let story = tokio::task::spawn_blocking(tell).await.map_err(|error| Failed::Broken(error.to_string()))?;
+            stories.push(story.about(&focus));
         }
         Ok(Explanation { more: found.len() - stories.len(), stories })
     }
@@ -210,6 +223,8 @@ impl From<Failed> for Problem {
             Failed::Query(error) => error.into(),
             Failed::Account(_) => Problem::bad_request(failed.to_string()),
             Failed::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, failed.to_string()),
+            Failed::TooMany(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, failed.to_string()),
+            Failed::Broken(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()),
             Failed::Ambiguous { .. } => Problem::new(StatusCode::CONFLICT, failed.to_string()),
             Failed::Lake(_) => Problem::unavailable(failed.to_string()),
         }

@@ -53,16 +53,19 @@ impl Lake {
         Lake::open_in(self.store.clone(), &self.log, self.partitions, Some(place)).await
     }
 
-    /// Makes a generation's rows those of the live tables: one commit per table. Repeating it changes nothing.
+    /// Makes a generation's rows those of the live tables: one commit per table. Repeating it changes nothing. One that is
+    /// not complete is refused.
     pub async fn adopt(&self, name: &str) -> Result<(), LakeError> {
-        let generation = self.generation(name).await?;
         let app_id = format!("counterbat/{}/generation/{name}", self.log);
         for table_name in TABLES {
             let table = self.table(table_name);
             if table.values(&table.load().await?, [app_id.clone()].into()).await?.contains_key(&app_id) {
                 continue;
             }
-            let built = generation.table(table_name).snapshot();
+            let built = self.generation(name).await?.table(table_name).snapshot();
+            if built.positions.is_empty() {
+                return Err(LakeError::Generation(format!("generation {name} is not complete")));
+            }
             let add = built.files.values().cloned().map(|mut file| {
                 file.path = format!("{}/{}", folder(name), file.path);
                 file
@@ -81,12 +84,16 @@ impl Lake {
             }
             table.commit_with(change, true, transactions).await?;
         }
+        self.built(name);
+        Ok(())
+    }
+
+    /// Removes what a generation that was adopted was while it was built.
+    pub async fn forget_building(&self, name: &str) -> Result<(), LakeError> {
         for table in TABLES {
-            // What it was while it was built is of no use any more.
             let log = format!("{}/{LOG_FOLDER}", folder(name));
             self.delete_below(&self.table(table).object_path(&log)).await?;
         }
-        self.built(name);
         Ok(())
     }
 

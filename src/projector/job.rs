@@ -164,6 +164,8 @@ impl Scope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// What there is of it is removed, all of it, before it is begun anew or given up.
+    Clearing,
     /// Events are folded.
     Folding,
     /// All are, and the tables of a generation that is kept are written.
@@ -252,7 +254,11 @@ impl Jobs {
     pub fn all(&self) -> Result<Vec<Job>, DurableFileError> {
         let mut jobs: Vec<Job> = Vec::new();
         for path in durable_file::list(&self.folder)? {
-            jobs.extend(durable_file::read(&path)?);
+            match durable_file::read(&path) {
+                Ok(job) => jobs.extend(job),
+                Err(error @ DurableFileError::Damaged { .. }) => tracing::warn!(%error, "a rebuild is forgotten"),
+                Err(error) => return Err(error),
+            }
         }
         jobs.sort_by_key(|job| job.asked_us);
         Ok(jobs)

@@ -67,6 +67,9 @@ pub enum ProjectorError {
     /// What was appended meanwhile is safe in the log, but cannot be shown. Trying again helps once the cause is gone.
     #[error("what is newest cannot be shown for now: {error}; the tables were brought up to date last {committed}")]
     Behind { error: String, committed: String },
+    /// What was to be done while it rests was not, as its run ended otherwise.
+    #[error("the projector did not come to rest; its log says why")]
+    Restless,
     /// It gave up; the text says why.
     #[error("the projector has stopped: {0}")]
     Halted(String),
@@ -82,7 +85,8 @@ impl ProjectorError {
             ProjectorError::Log(error) => error.is_transient(),
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
-            ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) | ProjectorError::Lost => true,
+            ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) => true,
+            ProjectorError::Lost | ProjectorError::Restless => true,
             _ => false,
         }
     }

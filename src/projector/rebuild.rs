@@ -8,8 +8,8 @@ use super::recover::{io, move_into_place, remove};
 use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
-use crate::durable_file::DurableFileError;
-use crate::lake::{GenerationInfo, Lake, LakeError, TableName, TableSnapshot};
+use crate::durable_file::{self, DurableFileError};
+use crate::lake::{GenerationInfo, Lake, TableName, TableSnapshot};
 use crate::state::StateError;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,13 @@ impl Site {
             if job.has_ended() {
                 return Ok(());
             }
+            if job.phase == Phase::Clearing {
+                self.clear(&job).await?;
+                let given_up = job.error.is_some();
+                job.phase = if given_up { Phase::Failed } else { Phase::Folding };
+                self.jobs().put(&job)?;
+                continue;
+            }
             if job.phase == Phase::Switching {
                 // It failed when time was moved on already, and the projector has gone on since.
                 self.begin_anew(job).await?;
@@ -144,8 +151,11 @@ impl Site {
             rebuild = job.name,
             "the rebuild begins anew: what there was of it was folded by other settings"
         );
+        // Half of it must never be gone on with, so that it goes is noted first.
+        (job.phase, job.lateness_ms, job.reach) = (Phase::Clearing, None, None);
+        self.jobs().put(&job)?;
         self.clear(&job).await?;
-        (job.phase, job.lateness_ms, job.reach) = (Phase::Folding, None, None);
+        job.phase = Phase::Folding;
         Ok(self.jobs().put(&job)?)
     }
 
@@ -217,10 +227,16 @@ impl Site {
             bytes: refold.generation().bytes(),
         };
         drop(refold);
-        match self.lake.publish(&info).await {
-            // Told by a run that was cut off right after it.
-            Err(LakeError::Generation(_)) => {}
-            published => published?,
+        if let Err(error) = self.lake.publish(&info).await {
+            // Told by a run that was cut off right after it, or by another process.
+            let told = self.lake.generation_info(&job.name).await?;
+            let is_this = |told: &GenerationInfo| {
+                (&told.policies, &told.positions, &told.accounts, told.from_us)
+                    == (&info.policies, &info.positions, &info.accounts, info.from_us)
+            };
+            if !told.as_ref().is_some_and(is_this) {
+                return Err(error.into());
+            }
         }
         remove(&self.jobs().state_dir(&job.name))?;
         (job.phase, job.ended_us) = (Phase::Done, Some(now_us));
@@ -243,7 +259,7 @@ impl Site {
             })
         });
         pauses.send(pause).await.map_err(|_| ProjectorError::Stopped)?;
-        switched.await.map_err(|_| ProjectorError::Stopped)?
+        switched.await.map_err(|_| ProjectorError::Restless)?
     }
 
     /// The end of it, while nobody else has the state and the tables: folds what is left, and switches. Until the switch
@@ -259,22 +275,27 @@ impl Site {
         if refold.fold(&events, Arc::new(|_, _| {})).await? == Folded::TooLate {
             return Ok(Switch::TooLate);
         }
-        let reach = reach(&events);
-        let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
-        self.jobs().put(&job)?;
-        refold.finish(&reach)?;
-        refold.write(true).await?;
-        refold.hand_over(number_of(&job.name), &self.settings)?;
         // Queries that still lay over the old state what they have been told are waited for.
         let state = self.data_dir.join("state");
         if let Err(error @ ProjectorError::State(StateError::Busy { .. })) = open_state(&state, &self.settings).await {
             return Err(error.into());
         }
-        let marker = self.data_dir.join(MARKER);
-        std::fs::write(&marker, &job.name)
-            .and_then(|()| std::fs::File::open(&marker)?.sync_all())
-            .and_then(|()| std::fs::File::open(&self.data_dir)?.sync_all())
-            .map_err(|error| io(&marker, &error))?;
+        let reach = reach(&events);
+        let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
+        self.jobs().put(&job)?;
+        refold.finish(&reach)?;
+        // From here on an error costs the whole refold, so one that passes is waited for a while.
+        let mut tries = 1;
+        while let Err(error) = refold.write(true).await {
+            if !error.is_transient() || tries == TRIES {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, "the new tables cannot be written now; trying again");
+            tries += 1;
+            tokio::time::sleep(AGAIN).await;
+        }
+        refold.hand_over(number_of(&job.name), &self.settings)?;
+        durable_file::write(&self.data_dir.join(MARKER), &job.name).map_err(told)?;
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
         Ok(Switch::Done)
     }
@@ -290,11 +311,18 @@ impl Site {
         if job.has_ended() {
             return Ok(());
         }
+        job.ended_us = Some((self.settings.clock)());
+        if job.wish.keep_as.is_some() && self.lake.generation_info(name).await?.is_some() {
+            tracing::warn!(rebuild = name, %error, "the generation is complete all the same");
+            job.phase = Phase::Done;
+            return Ok(self.jobs().put(&job)?);
+        }
         tracing::error!(rebuild = name, %error, "the rebuild is given up");
-        (job.phase, job.ended_us) = (Phase::Failed, Some((self.settings.clock)()));
-        job.error = Some(error.to_string());
+        (job.phase, job.error) = (Phase::Clearing, Some(error.to_string()));
         self.jobs().put(&job)?;
-        self.clear(&job).await
+        self.clear(&job).await?;
+        job.phase = Phase::Failed;
+        Ok(self.jobs().put(&job)?)
     }
 
     /// Completes what was cut off while the projector rested; before it runs again. What cannot be completed is given up.
@@ -310,11 +338,13 @@ impl Site {
             true => Err(RebuildError::Wish("it was cut off, and others share the log".to_owned())),
             false => self.complete(job.clone(), &tell).await,
         };
-        if let Err(error) = completed
-            && !self.is_marked()
-        {
-            let failed = self.fail(&job.name, &error).await;
-            failed.unwrap_or_else(|error| tracing::warn!(%error, "what is left of it cannot be removed now"));
+        match completed {
+            Err(RebuildError::Projector(error)) if error.is_transient() => return Err(error),
+            Err(error) if !self.is_marked() => {
+                let failed = self.fail(&job.name, &error).await;
+                failed.unwrap_or_else(|error| tracing::warn!(%error, "what is left of it cannot be removed now"));
+            }
+            _ => {}
         }
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await
     }
@@ -372,11 +402,7 @@ pub(super) async fn any_age(
 /// Completes a switch that was begun; does nothing when there is none. Safe to repeat. `now_us` is µs since the epoch.
 pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> Result<(), ProjectorError> {
     let marker = data_dir.join(MARKER);
-    let name = match std::fs::read_to_string(&marker) {
-        Ok(name) => name,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io(&marker, &error).into()),
-    };
+    let Some(name) = durable_file::read::<String>(&marker).map_err(told)? else { return Ok(()) };
     lake.adopt(&name).await?;
     let jobs = Jobs::new(data_dir);
     let (new, state) = (jobs.state_dir(&name), data_dir.join("state"));
@@ -387,10 +413,16 @@ pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> 
     if let Some(job) = jobs.get(&name).map_err(told)? {
         jobs.put(&Job { phase: Phase::Done, ended_us: Some(now_us), ..job }).map_err(told)?;
     }
-    std::fs::remove_file(&marker).map_err(|error| io(&marker, &error))?;
+    durable_file::remove(&marker).map_err(told)?;
+    if let Err(error) = lake.forget_building(&name).await {
+        tracing::warn!(%error, "some files of the rebuild that nobody needs stay");
+    }
     tracing::info!(rebuild = name, "the tables are those of the rebuild");
     Ok(())
 }
+
+/// So often the new tables are tried to be written while the projector rests.
+const TRIES: usize = 10;
 
 /// A pause before what failed is tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(2);

@@ -238,6 +238,12 @@ impl Replay {
         Ok(())
     }
 
+    /// Goes on to `next`: what lies before it and was not folded is no record.
+    pub fn pass(&mut self, next: u64) -> Result<(), ProjectorError> {
+        let delta = self.worker.pass(next)?;
+        self.keep(delta)
+    }
+
     /// Makes durable what was folded; how far that is.
     pub fn flush(&mut self) -> Result<PartitionMark, ProjectorError> {
         let (mark, layer) = self.worker.freeze();

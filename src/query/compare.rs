@@ -76,10 +76,10 @@ impl Comparison {
     fn contributions(&self, side: &str, name: &str) -> String {
         let (sessions, messages) = (self.table(name, "sessions"), self.table(name, "predictions"));
         format!(
-            "select '{side}' as side, account, country, date_trunc('month', opened_at) as in_month, 1 as sessions, \
+            "select '{side}' as side, account, country, month_of(local_date(opened_at, 'UTC')) as in_month, 1 as sessions, \
              0 as charged, cast(null as decimal(18,6)) as cost, cast(null as decimal(18,6)) as predicted, \
              cast(null as varchar) as currency, false as is_message from {sessions} union all \
-             select '{side}', account, country, date_trunc('month', sent_at), 0, \
+             select '{side}', account, country, month, 0, \
              case when reported_charged then 1 else 0 end, reported_cost, cost, currency, true from {messages}"
         )
     }

@@ -324,6 +324,8 @@ pub(super) struct Needs {
     pub views: BTreeSet<&'static str>,
     /// By name, of schemas that are generations.
     pub generations: BTreeMap<String, Needs>,
+    /// Whether it asks how far the partitions have come.
+    pub asks_partitions: bool,
     /// Whether it asks what there is.
     pub lists_schemas: bool,
 }
@@ -346,6 +348,7 @@ impl Needs {
                 names.extend(state.resolve_table_references(&view.statement()?)?);
             } else if name.table() == PARTITIONS {
                 // How far they have come is known with this table.
+                needs.asks_partitions = true;
                 needs.tables.insert(TableName::Events);
             }
         }

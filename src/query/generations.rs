@@ -67,6 +67,11 @@ impl Generations {
             needs.tables.extend(own.tables.iter().filter(|table| completed(table)));
             found.push((kept, own));
         }
+        if at.is_some() && needs.asks_partitions {
+            return Err(QueryError::Refused(
+                "how far the partitions had come then is not kept: what asks `partitions`, as statement_monthly and settled_months do, is answered as of now only".to_owned(),
+            ));
+        }
         if let (Some(AsOf::Version(_)), count) = (at, needs.tables.len())
             && count != 1
         {
@@ -90,7 +95,7 @@ impl Generations {
             let schema = Arc::new(MemorySchemaProvider::new());
             for table in TABLES {
                 let provider = match (table, live.get(&table)) {
-                    (TableName::Events, Some(live)) => live.clone(),
+                    (TableName::Events, Some(live)) => Arc::new(events_of(planner, kept, live)?),
                     _ => Arc::new(own_table(planner, table, kept, needs, live.get(&table))?),
                 };
                 schema.register_table(sql_name(table).to_owned(), provider)?;
@@ -113,6 +118,17 @@ impl Generations {
         }
         Ok(())
     }
+}
+
+/// The events that a generation was made of.
+fn events_of(planner: &Planner, kept: &Kept, live: &Arc<PictureTable>) -> Result<PictureTable, QueryError> {
+    let of_partition = |(partition, end): (&u32, &u64)| {
+        let (partition, end) = (i32::try_from(*partition).unwrap_or(i32::MAX), i64::try_from(*end).unwrap_or(i64::MAX));
+        col("partition").eq(lit(partition)).and(col("\"offset\"").lt(lit(end)))
+    };
+    let folded = kept.info.positions.iter().map(of_partition).reduce(Expr::or).unwrap_or(lit(false));
+    let plan = LogicalPlanBuilder::scan("live", provider_as_source(live.clone()), None)?.filter(folded)?.build()?;
+    Ok(PictureTable::of_plan(planner.source.schema(TableName::Events), plan))
 }
 
 /// Whether only some of its rows were made anew.

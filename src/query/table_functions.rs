@@ -6,23 +6,32 @@ use super::error::QueryError;
 use super::guard;
 use super::views::{Kind, VIEWS, View};
 use crate::event::time::parse_rfc3339_us;
+use crate::lake::is_generation_name;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor, Value,
-    VisitMut as _, VisitorMut,
+    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Spanned, TableAlias,
+    TableFactor, Value, VisitMut as _, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use std::ops::ControlFlow;
 
+const PUBLIC: &str = "public";
 /// More minutes than a year has are not asked for.
 const MOST_MINUTES: u32 = 366 * 24 * 60;
 
 /// The view that is called by this name.
 pub fn named(name: &ObjectName) -> Option<&'static View> {
     let name = name.to_string().to_lowercase();
-    let name = name.strip_prefix("public.").unwrap_or(&name);
-    VIEWS.iter().find(|view| view.name == name && view.parameter.is_some())
+    let (schema, name) = name.rsplit_once('.').unwrap_or((PUBLIC, &name));
+    let view = VIEWS.iter().find(|view| view.name == name && view.parameter.is_some());
+    view.filter(|_| schema == PUBLIC || is_generation_name(schema))
+}
+
+/// The generation whose view is called, if it is one's.
+fn generation(name: &ObjectName) -> Option<Ident> {
+    let name = name.to_string().to_lowercase();
+    name.rsplit_once('.').filter(|(schema, _)| *schema != PUBLIC).map(|(schema, _)| Ident::new(schema))
 }
 
 /// The names of all such views.
@@ -126,8 +135,9 @@ impl VisitorMut for Calls {
             return ControlFlow::Continue(());
         };
         let Some(view) = named(name) else { return ControlFlow::Continue(()) };
+        let name = name.clone();
         let place = name.span().start;
-        let subquery = match literal(view, &arguments.args).and_then(|value| view.query(&value)) {
+        let mut subquery = match literal(view, &arguments.args).and_then(|value| view.query(&value)) {
             Ok(subquery) => subquery,
             Err(QueryError::Plan { message, .. }) => {
                 let (line, column) = (Some(place.line), Some(place.column));
@@ -141,6 +151,13 @@ impl VisitorMut for Calls {
             columns: Vec::new(),
             at: None,
         });
+        if let Some(schema) = generation(&name) {
+            // It reads that one's tables and views.
+            let _ = ast::visit_relations_mut(&mut subquery, |relation| {
+                relation.0.insert(0, ObjectNamePart::Identifier(schema.clone()));
+                ControlFlow::<()>::Continue(())
+            });
+        }
         // What is visited next is what stands there now, so calls within are replaced too.
         *factor = TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None };
         ControlFlow::Continue(())
@@ -241,9 +258,12 @@ mod tests {
             assert!(error.message().contains(reason), "{sql}: {error}");
             assert_eq!(error.position(), Some((2, 6)), "{sql}");
         }
-        for sql in
-            ["users('x')", "generate_series(1, 2), users(1)", "x.usage_daily('UTC')", "LATERAL usage_daily('UTC')"]
-        {
+        for sql in [
+            "users('x')",
+            "generate_series(1, 2), users(1)",
+            "pg_catalog.usage_daily('UTC')",
+            "LATERAL usage_daily('UTC')",
+        ] {
             assert!(matches!(expanded(&format!("SELECT * FROM {sql}")), Err(QueryError::Refused(_))), "{sql}");
         }
     }

@@ -121,6 +121,9 @@ fn another_tariff_has_its_price() {
     assert_eq!(micros(&found["totals"], "predicted_a"), 0);
     assert_eq!(micros(&found["totals"], "predicted_b"), delivered * 12_300);
     assert_eq!(micros(&found["totals"], "predicted_diff"), delivered * 12_300);
+    let audited = |schema: &str| home.number(&format!("select count(*) from {schema}.billing_audit('2020-01-01')"));
+    let wrong = |policy| rows("messages", policy).iter().filter(|row| row["verdict"] != "agreed").count() as i64;
+    assert_eq!((audited("public"), audited("g")), (wrong("viber-2022"), wrong("viber-2024")));
     // Viber's own charges are what they are, but for those that were not delivered.
     let charged = rows("messages", "viber-2022").into_iter().filter(|row| row["billing_status"] == 5);
     let charged: Vec<Row> = charged.collect();

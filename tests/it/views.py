@@ -250,16 +250,19 @@ def accuracy(history):
     for row in history.messages:
         count = rows[row["account"], day(row["at"])]
         if is_against(row):
-            against[row["account"], day(row["at"])].append(row["cost"])
+            against[row["account"], day(row["at"])].append((row["cost"], row["currency"]))
         count["messages"] += 1
         count["judged"] += row["verdict"] != "unreported"
         count[row["verdict"]] += 1
         count["inferred"] += row["billing_inferred"] and row["verdict"] not in ("agreed", "unreported")
     verdicts = ["agreed", "overcharged", "recharged", "missed_session", "unseen_session"]
     for (account, at), count in rows.items():
+        costs = [cost for cost, _ in against[account, at]]
+        currencies = {currency for _, currency in against[account, at]} - {None}
         yield {"account": account, "day": at, "messages": count["messages"], "judged": count["judged"], "inferred": count["inferred"],
-               "accuracy": count["agreed"] / count["judged"] if count["judged"] else None, 
-               "at_stake": text(total(against[account, at])), "unpriced": against[account, at].count(None)} | {verdict: count[verdict] for verdict in verdicts}
+               "accuracy": count["agreed"] / count["judged"] if count["judged"] else None,
+               "at_stake": text(total(costs)) if len(currencies) <= 1 else None,
+               "currency": currencies.pop() if len(currencies) == 1 else None, "unpriced": costs.count(None)} | {verdict: count[verdict] for verdict in verdicts}
 
 
 def audit(history):
