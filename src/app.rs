@@ -65,8 +65,8 @@ pub enum AppError {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Accounts(#[from] AccountsError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("{setting}: {error}")]
+    Tls { setting: &'static str, error: TlsError },
     #[error(transparent)]
     DurableFile(#[from] DurableFileError),
     #[error(transparent)]

@@ -1,7 +1,7 @@
 //! Counterbat counts Viber bot billing sessions.
 //!
 //! ```text
-//!  bot / Viber ─► gateway ─► log ─► projector ─► lake ─► query ─► console (SQL, /metrics), CLI
+//!  bot / Viber ─► gateway ─► log ─► projector ─► lake ─► query ─► console (SQL, /metrics), postgres, CLI
 //!                             │        │  ├ session (pure fold)        ▲
 //!                             │        │  └ state ── overlay ──────────┘
 //!                             └► import / export, rebuild
@@ -26,6 +26,7 @@
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
 //! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, `/metrics`, health | `query`, `explain`, `transfer`, `metrics`, `gateway`, `config` |
+//! | [`postgres`] | the third listener: SQL for clients of PostgreSQL | `query`, `console` (its tokens), `gateway` (its TLS), `config` |
 //! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (its problem documents), `metrics` |
 //! | [`app`] | builds the parts that a process's roles need, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
@@ -47,6 +48,7 @@ pub mod gateway;
 pub mod lake;
 pub mod log;
 pub mod metrics;
+pub mod postgres;
 pub mod projector;
 pub mod query;
 pub mod sandbox;

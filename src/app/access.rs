@@ -31,6 +31,9 @@ pub struct ServerInfo {
     /// `http://…` of the gateway listener, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// Host and port for clients of PostgreSQL, where they are listened for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<String>,
     pub pid: u32,
     /// What the console takes beside `[console] tokens`; made anew at each start.
     pub token: Token,
@@ -229,7 +232,8 @@ mod tests {
         let second = access(&config).await.err().unwrap();
         assert!(second.to_string().contains("in use"), "{second}");
         let token = Token::random();
-        let server = ServerInfo { console: "http://c".into(), gateway: Some("http://g".into()), pid: 7, token };
+        let server =
+            ServerInfo { console: "http://c".into(), gateway: Some("http://g".into()), postgres: None, pid: 7, token };
         write_server_info(&config.data_dir, &server).unwrap();
         assert!(!format!("{server:?}").contains(server.token.reveal()));
         assert!(matches!(access(&config).await.unwrap(), Access::Server(found) if found == server));

@@ -22,6 +22,7 @@ const LEDGER: usize = 500_000;
 pub struct DemoOptions {
     pub gateway: TcpListener,
     pub console: TcpListener,
+    pub postgres: TcpListener,
     pub sandbox: TcpListener,
     pub data_dir: PathBuf,
     /// How many times faster than real time.
@@ -62,7 +63,8 @@ pub async fn demo(
         // Its sender goes away only at the end, which is one as well.
         let _ = ended.await;
     };
-    let listeners = Listeners { gateway: Some(options.gateway), console: options.console };
+    let listeners =
+        Listeners { gateway: Some(options.gateway), console: options.console, postgres: Some(options.postgres) };
     let serving = serve(&config, time.clock(), listeners, until_end, |server| {
         // Who waits for it is this function.
         let _ = told.send(server.clone());

@@ -2,7 +2,7 @@
 
 use super::AppError;
 use crate::config::Config;
-use crate::gateway::tls::{CertificateFiles, TlsListener};
+use crate::gateway::tls::{CertificateFiles, Certificates, TlsListener};
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
 use std::net::SocketAddr;
@@ -24,7 +24,9 @@ impl Public {
     pub fn new(tcp: TcpListener, config: &Config) -> Result<Self, AppError> {
         let Some(tls) = config.gateway.tls.clone() else { return Ok(Public::Plain(tcp)) };
         let files = CertificateFiles { cert: tls.cert, key: tls.key };
-        Ok(Public::Tls(Box::new(TlsListener::new(tcp, files, RENEW_EVERY)?)))
+        let listener = TlsListener::new(tcp, files, RENEW_EVERY);
+        let listener = listener.map_err(|error| AppError::Tls { setting: "[gateway] tls", error })?;
+        Ok(Public::Tls(Box::new(listener)))
     }
 
     pub fn address(&self) -> Result<String, AppError> {
@@ -40,6 +42,15 @@ impl Public {
             Public::Tls(listener) => listen(*listener, router, halted),
         }
     }
+}
+
+/// The certificate that clients of PostgreSQL are shown, where there is one.
+pub(super) fn postgres_certificates(config: &Config) -> Result<Option<Certificates>, AppError> {
+    let (Some(cert), Some(key)) = (config.postgres.tls_cert.clone(), config.postgres.tls_key.clone()) else {
+        return Ok(None);
+    };
+    let certificates = Certificates::new(CertificateFiles { cert, key }, &["postgresql"]);
+    certificates.map(Some).map_err(|error| AppError::Tls { setting: "[postgres] tls_cert, tls_key", error })
 }
 
 /// Where it listens.

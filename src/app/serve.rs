@@ -2,7 +2,7 @@
 
 use super::access::{ServerInfo, remove_server_info, write_server_info};
 use super::gateway::{serve_gateway, watch_webhooks};
-use super::listeners::{Public, listen, local, without_delay};
+use super::listeners::{Public, listen, local, postgres_certificates, without_delay};
 use super::membership::Member;
 use super::projector::{Running, ended, retain};
 use super::ticks::tick;
@@ -14,6 +14,7 @@ use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
 use crate::lake::Lake;
+use crate::postgres;
 use crate::projector::{ProjectorHandle, Rebuilds};
 use crate::query::Engine;
 use std::future::Future;
@@ -33,6 +34,8 @@ pub struct Listeners {
     /// For the role gateway, which needs it.
     pub gateway: Option<TcpListener>,
     pub console: TcpListener,
+    /// For clients of PostgreSQL, by the role query.
+    pub postgres: Option<TcpListener>,
 }
 
 /// Serves until `stop`, then ends in order: no new requests, those under way answered, everything committed. `ready` is
@@ -52,6 +55,7 @@ pub async fn serve(
     let console_address = local(&listeners.console)?;
     let member = Member::new(&base, console_address)?;
     let public = listeners.gateway.filter(|_| has(Role::Gateway)).map(|tcp| Public::new(tcp, config)).transpose()?;
+    let certificates = postgres_certificates(config)?;
     let own_url = public.as_ref().map(Public::address).transpose()?;
     let gateway = match &own_url {
         Some(own_url) => Some(serve_gateway(&base, own_url).await?),
@@ -90,6 +94,12 @@ pub async fn serve(
     let (halt, halted) = watch::channel(false);
     let mut serving = vec![listen(without_delay(listeners.console), console, halted.clone())];
     let mut chores = Vec::new();
+    let postgres = listeners.postgres.zip(engine.clone());
+    let postgres_address = postgres.as_ref().map(|(listener, _)| local(listener)).transpose()?;
+    if let Some((listener, engine)) = postgres {
+        let server = postgres::Server::new(engine, &config.console.tokens);
+        serving.push(postgres::serve(listener, certificates, server, halted.clone()));
+    }
     if let (Some(public), Some(gateway)) = (public, &gateway) {
         serving.push(public.listen(gateway.router(), halted.clone()));
         chores.push(watch_webhooks(&base, gateway.clone()));
@@ -104,11 +114,12 @@ pub async fn serve(
     chores.extend(lake.filter(|_| has(Role::Query)).and_then(|lake| base.follow_tables(&lake)));
     let membership = member.map(|member| member.tell(projector.as_ref(), halted));
     let console = format!("http://{console_address}");
-    let server = ServerInfo { console, gateway: own_url, pid: std::process::id(), token };
+    let postgres = postgres_address.map(|address| address.to_string());
+    let server = ServerInfo { console, gateway: own_url, postgres, pid: std::process::id(), token };
     write_server_info(&base.dir.path, &server)?;
     ready(&server);
     let roles: Vec<&str> = config.roles.iter().map(Role::as_str).collect();
-    tracing::info!(gateway = server.gateway, console = server.console, roles = roles.join(","), log = %base.log.id(), "serving");
+    tracing::info!(gateway = server.gateway, console = server.console, postgres = server.postgres, roles = roles.join(","), log = %base.log.id(), "serving");
 
     let failure = tokio::select! {
         () = stop => None,

@@ -55,6 +55,7 @@ pub async fn run(args: DemoArgs, data_dir: Option<PathBuf>) -> Result<()> {
     let options = DemoOptions {
         gateway: bind(8080).await?,
         console: bind(8081).await?,
+        postgres: bind(5433).await?,
         sandbox: bind(8090).await?,
         data_dir: data_dir.clone(),
         speed: args.speed,
@@ -101,11 +102,14 @@ async fn bind(port: u16) -> Result<TcpListener> {
 fn hello(info: &DemoInfo, data_dir: &Path) -> String {
     let exe = std::env::current_exe().map_or_else(|_| "counterbat".to_owned(), |path| path.display().to_string());
     let sql = format!("{exe} --data-dir {} sql", data_dir.display());
+    let postgres = info.server.postgres.as_deref().unwrap_or_default();
+    let psql = format!("postgresql://{postgres}/counterbat");
     format!(
         "Counterbat demo: bots club, shop and bank. Ctrl-C ends it.
 
 gateway  {}     what the bots talk to instead of https://chatapi.viber.com
 console  {}     POST /api/v1/sql, /metrics, /healthz, /readyz
+postgres {}            SQL for clients of PostgreSQL: psql \"{psql}\"
 sandbox  {}     the Viber behind it; what it did: /sandbox/stats, /sandbox/ledger
 
 Ask it, in another terminal:
@@ -117,6 +121,7 @@ Ask it, in another terminal:
 ",
         info.server.gateway.as_deref().unwrap_or_default(),
         info.server.console,
+        postgres,
         info.sandbox.base_url(),
     )
 }

@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 
 /// Receive callbacks, relay calls, fold and answer, until told to stop
 ///
-/// Prints the addresses it listens on. SIGTERM and SIGINT end it in order: requests under way are answered and everything
+/// Prints the addresses it listens on: for bots and callbacks, for the console, and where [postgres] listen is set for
+/// clients of PostgreSQL. SIGTERM and SIGINT end it in order: requests under way are answered and everything
 /// is committed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -37,12 +38,18 @@ pub async fn run(args: ServeArgs, mut config: Config) -> Result<()> {
         true => Some(bind("gateway", config.gateway.listen).await?),
         false => None,
     };
-    let listeners = Listeners { gateway, console: bind("console", config.console.listen).await? };
+    let postgres = match config.postgres.listen.filter(|_| config.roles.has(Role::Query)) {
+        Some(listen) => Some(bind("postgres", listen).await?),
+        None => None,
+    };
+    let listeners = Listeners { gateway, console: bind("console", config.console.listen).await?, postgres };
     app::serve(&config, app::wall_clock(), listeners, stop, |server| {
         let mut out = std::io::stdout().lock();
-        let gateway = server.gateway.iter().map(|address| format!("gateway {address}\n")).collect::<String>();
+        let gateway = server.gateway.iter().map(|address| format!("gateway {address}\n"));
+        let postgres = server.postgres.iter().map(|address| format!("postgres {address}\n"));
+        let others: String = gateway.chain(postgres).collect();
         // Whoever started it may not care to read.
-        let _ = writeln!(out, "{gateway}console {}", server.console).and_then(|()| out.flush());
+        let _ = writeln!(out, "{others}console {}", server.console).and_then(|()| out.flush());
     })
     .await?;
     Ok(())

@@ -289,7 +289,7 @@ mod tests {
         let router = crate::console::sql::router(Arc::new(engine()));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (console, token) = (format!("http://{address}"), Token::random());
-        Server::new(&ServerInfo { console, gateway: None, pid: 0, token }).unwrap()
+        Server::new(&ServerInfo { console, gateway: None, postgres: None, pid: 0, token }).unwrap()
     }
 
     fn args(format: OutputFormat, output: &Path, query: &str) -> SqlArgs {

@@ -38,6 +38,16 @@ pub enum ConfigError {
         port = .0.port()
     )]
     OpenConsole(SocketAddr),
+    /// So would the listener for clients of PostgreSQL.
+    #[error(
+        "[postgres] listen: other machines can reach {0}, and no token is asked for: make one by `counterbat token new NAME` \
+         and put the line it prints into [console], or listen on 127.0.0.1:{port}",
+        port = .0.port()
+    )]
+    OpenPostgres(SocketAddr),
+    /// A certificate is nothing without its key.
+    #[error("[postgres]: tls_cert and tls_key go together, and only one of them is set")]
+    HalfTls,
     /// The key that tokens are stored under cannot be read.
     #[error("the key of [gateway]: {0}")]
     Key(String),
@@ -104,6 +114,7 @@ impl Config {
         // Each variable was tried by itself and the file too, so this fails only where they do not fit together.
         let config = if changed { Config::deserialize(table).map_err(refuse)? } else { config };
         config.console.check()?;
+        config.postgres.check(&config.console)?;
         Ok(config)
     }
 }
@@ -219,7 +230,10 @@ mod tests {
                 key_file: Some("x".into()),
                 ..Gateway::default()
             },
-            console: Console { tokens: vec![ConsoleToken { name: "x".into(), sha256: [7; 32] }], ..Console::default() },
+            console: Console {
+                tokens: vec![ConsoleToken { name: "x".into(), sha256: [7; 32], scram: None }],
+                ..Console::default()
+            },
             cluster: Cluster {
                 advertise: Some(Url::parse("http://x").unwrap()),
                 secret: Some(Secret::new("x")),
@@ -312,7 +326,7 @@ mod tests {
         let tokens = format!("[console]\ntokens = [{}]", token("grafana"));
         let everywhere = [("COUNTERBAT_CONSOLE__LISTEN", "[::]:8081")];
         let config = parse(&tokens, &everywhere).unwrap();
-        assert_eq!(config.console.tokens, [ConsoleToken { name: "grafana".into(), sha256: [0x5a; 32] }]);
+        assert_eq!(config.console.tokens, [ConsoleToken { name: "grafana".into(), sha256: [0x5a; 32], scram: None }]);
         assert_eq!(parse(&toml::to_string(&config).unwrap(), &[]), Ok(config));
         let by_variable = format!("[{}]", token("grafana"));
         assert!(parse("", &[everywhere[0], ("COUNTERBAT_CONSOLE__TOKENS", &by_variable)]).is_ok());

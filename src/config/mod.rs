@@ -11,18 +11,20 @@ mod gateway;
 mod kafka;
 mod lake;
 mod load;
+mod postgres;
 mod roles;
 mod secret;
 mod tariffs;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use cluster::Cluster;
-pub use console::{Console, ConsoleToken};
+pub use console::{Console, ConsoleToken, Scram};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
 pub use kafka::{Kafka, Properties};
 pub use lake::{Lake, S3};
 pub use load::{ConfigError, DEFAULT_FILE};
+pub use postgres::Postgres;
 pub use roles::{Role, Roles};
 pub use tariffs::Tariffs;
 
@@ -46,6 +48,7 @@ pub struct Config {
     #[serde(deserialize_with = "secret::in_one_place")]
     pub gateway: Gateway,
     pub console: Console,
+    pub postgres: Postgres,
     pub upstream: Upstream,
     pub relay: Relay,
     pub log: Log,
@@ -169,6 +172,7 @@ impl Default for Config {
             roles: Roles::default(),
             gateway: Gateway::default(),
             console: Console::default(),
+            postgres: Postgres::default(),
             upstream: Upstream::default(),
             relay: Relay::default(),
             log: Log::default(),

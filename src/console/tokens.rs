@@ -1,13 +1,14 @@
 //! Who may ask the console: whoever has one of `[console] tokens`, or the token that the server made for this machine.
 
 use super::problem::Problem;
-use crate::config::ConsoleToken;
+use crate::config::{ConsoleToken, Scram};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hmac::digest::CtOutput;
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 /// What every token begins with, so that one that got lost is known for what it is.
 const PREFIX: &str = "cbt_";
+/// Of SCRAM. More would protect passwords that can be guessed, which tokens of 256 random bits cannot.
+const ITERATIONS: u32 = 4096;
 /// What the log calls the token of this machine. No name in the config has brackets.
 const LOCAL: &str = "(local)";
 
@@ -38,6 +41,34 @@ impl Token {
     pub fn sha256(&self) -> [u8; 32] {
         Sha256::digest(&self.0).into()
     }
+
+    /// What the config knows it by where it is the password of a client of PostgreSQL (RFC 5802, RFC 7677).
+    pub fn scram(&self) -> Scram {
+        self.salted(rand::random(), ITERATIONS)
+    }
+
+    fn salted(&self, salt: [u8; 16], iterations: u32) -> Scram {
+        let mut block = hmac(self.0.as_bytes(), &[&salt, &1_u32.to_be_bytes()]);
+        let mut salted = block;
+        for _ in 1..iterations {
+            block = hmac(self.0.as_bytes(), &[&block]);
+            salted.iter_mut().zip(block).for_each(|(all, one)| *all ^= one);
+        }
+        Scram {
+            iterations,
+            salt: salt.to_vec(),
+            stored_key: Sha256::digest(hmac(&salted, &[b"Client Key"])).into(),
+            server_key: hmac(&salted, &[b"Server Key"]),
+        }
+    }
+}
+
+/// HMAC-SHA-256 of the parts.
+pub fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    // Keys of any length are taken.
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 impl fmt::Debug for Token {
@@ -129,9 +160,19 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_salted_as_the_standard_has_it() {
+        // RFC 7677, section 3; the keys by Python's hashlib.pbkdf2_hmac and hmac.
+        let salt =
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, "W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let scram = Token("pencil".into()).salted(salt.try_into().unwrap(), 4096);
+        let known = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+        assert_eq!(scram.to_string(), known);
+    }
+
+    #[test]
     fn a_request_is_known_by_its_token() {
         let (grafana, local) = (Token::random(), Token::random());
-        let configured = ConsoleToken { name: "grafana".into(), sha256: grafana.sha256() };
+        let configured = ConsoleToken { name: "grafana".into(), sha256: grafana.sha256(), scram: None };
         let tokens = Tokens::new(&[configured], &local);
         let name = |value: &str| {
             let mut headers = HeaderMap::new();

@@ -23,11 +23,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Why a certificate cannot be used. The text names the file; it never quotes it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("[gateway] tls: {path}: {error}")]
+    #[error("{path}: {error}")]
     Unreadable { path: PathBuf, error: io::Error },
-    #[error("[gateway] tls: {path} holds no PEM {what}")]
+    #[error("{path} holds no PEM {what}")]
     Nothing { path: PathBuf, what: &'static str },
-    #[error("[gateway] tls: {cert} and {key} cannot be used together: {error}")]
+    #[error("{cert} and {key} cannot be used together: {error}")]
     Unusable { cert: PathBuf, key: PathBuf, error: rustls::Error },
 }
 
@@ -51,7 +51,7 @@ impl CertificateFiles {
         Ok(Contents { chain: read(&self.cert)?, key: read(&self.key)? })
     }
 
-    fn config(&self, contents: &Contents) -> Result<ServerConfig, TlsError> {
+    fn config(&self, contents: &Contents, protocols: &[&str]) -> Result<ServerConfig, TlsError> {
         let no_chain = || TlsError::Nothing { path: self.cert.clone(), what: "certificate" };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.chain).collect();
         let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(no_chain)?;
@@ -63,7 +63,7 @@ impl CertificateFiles {
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
             .map_err(unusable)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(config)
     }
 }
@@ -74,36 +74,37 @@ impl Contents {
     }
 }
 
-/// A TCP listener whose clients speak TLS, HTTP/2 or 1.1 within. Hands are shaken side by side, so no client waits for
-/// another.
-pub struct TlsListener {
-    tcp: TcpListener,
+/// A certificate that is renewed while it is used.
+pub struct Certificates {
     files: CertificateFiles,
+    /// What is spoken within TLS (ALPN), the liked best first.
+    protocols: &'static [&'static str],
     /// Of the files as they were looked at last, good or bad.
     seen: [u8; 32],
     acceptor: TlsAcceptor,
-    look: Interval,
-    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
 }
 
-impl TlsListener {
-    /// Reads the certificate now, and again when a look every so often finds the files changed. A pair that is no good
-    /// then leaves the one before in use.
-    pub fn new(tcp: TcpListener, files: CertificateFiles, look_every: Duration) -> Result<Self, TlsError> {
+impl Certificates {
+    /// Reads the certificate.
+    pub fn new(files: CertificateFiles, protocols: &'static [&'static str]) -> Result<Self, TlsError> {
         let contents = files.read()?;
-        let acceptor = TlsAcceptor::from(Arc::new(files.config(&contents)?));
-        let mut look = interval(look_every);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { tcp, seen: contents.digest(), files, acceptor, look, handshakes: JoinSet::new() })
+        let acceptor = TlsAcceptor::from(Arc::new(files.config(&contents, protocols)?));
+        Ok(Self { seen: contents.digest(), files, protocols, acceptor })
     }
 
-    /// Reads a few kilobytes, once in a while.
-    fn renew(&mut self) {
+    /// Shakes hands with whoever comes now.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor.clone()
+    }
+
+    /// Takes up files that have changed; a pair that is no good leaves the one before in use. Reads a few kilobytes, once in
+    /// a while.
+    pub fn renew(&mut self) {
         let renewed = self.files.read().and_then(|contents| {
             if std::mem::replace(&mut self.seen, contents.digest()) == self.seen {
                 return Ok(None);
             }
-            self.files.config(&contents).map(Some)
+            self.files.config(&contents, self.protocols).map(Some)
         });
         match renewed {
             Ok(None) => {}
@@ -114,11 +115,30 @@ impl TlsListener {
             Err(error) => tracing::error!(%error, "the certificate cannot be renewed: the one before stays in use"),
         }
     }
+}
+
+/// A TCP listener whose clients speak TLS, HTTP/2 or 1.1 within. Hands are shaken side by side, so no client waits for
+/// another.
+pub struct TlsListener {
+    tcp: TcpListener,
+    certificates: Certificates,
+    look: Interval,
+    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+}
+
+impl TlsListener {
+    /// Reads the certificate now, and again when a look every so often finds the files changed.
+    pub fn new(tcp: TcpListener, files: CertificateFiles, look_every: Duration) -> Result<Self, TlsError> {
+        let certificates = Certificates::new(files, &["h2", "http/1.1"])?;
+        let mut look = interval(look_every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { tcp, certificates, look, handshakes: JoinSet::new() })
+    }
 
     fn shake_hands(&mut self, stream: TcpStream, address: SocketAddr) {
         // Answers are small: waiting to fill a packet only delays them. It works without, too.
         let _ = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream);
+        let handshake = self.certificates.acceptor.accept(stream);
         self.handshakes.spawn(async move {
             match timeout(HANDSHAKE, handshake).await {
                 Ok(Ok(stream)) => Some((stream, address)),
@@ -145,7 +165,7 @@ impl Listener for TlsListener {
                 (stream, address) = Listener::accept(&mut self.tcp) => self.shake_hands(stream, address),
                 // A handshake that panicked has told so itself.
                 Some(shaken) = self.handshakes.join_next() => if let Ok(Some(shaken)) = shaken { return shaken },
-                _ = self.look.tick() => self.renew(),
+                _ = self.look.tick() => self.certificates.renew(),
             }
         }
     }
@@ -236,7 +256,7 @@ mod tests {
         let mut listener = listener(&files).await;
         std::fs::write(&files.cert, "half a cert").unwrap();
         std::fs::write(&files.key, "and no key").unwrap();
-        listener.renew();
+        listener.certificates.renew();
         let address = serve(listener);
         assert_eq!(ask(address, &old, false).await.unwrap().1, "hello");
         let new = certify(&files);

@@ -1,6 +1,7 @@
 //! Plans and runs queries: one picture each, within limits.
 
 use super::calendar::{Calendar, Part};
+use super::catalog::{PG_CATALOG, Postgres};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
 use super::functions::UnsignedToken;
@@ -35,7 +36,7 @@ use object_store::ObjectStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// Tables of one moment.
@@ -86,16 +87,41 @@ pub struct Limits {
 /// Answers SQL, on threads of its own: an expensive query does not hold up whoever else works in this process, and its
 /// time limit is kept even while it computes without pause.
 pub struct Engine {
-    planner: Arc<Planner>,
+    pub(super) planner: Arc<Planner>,
     workers: Workers,
 }
 
 pub(super) struct Planner {
     pub source: Arc<dyn Pictures>,
     limits: Limits,
-    pub base: SessionState,
+    pub own: Surroundings,
+    /// Made for the first who speaks PostgreSQL.
+    pub postgres: OnceCell<Postgres>,
     pub reference: Reference,
     pub store: ObjectStoreUrl,
+}
+
+/// What a query finds beside the tables.
+pub(super) struct Surroundings {
+    /// Functions and settings.
+    pub base: SessionState,
+    /// The catalog that clients of PostgreSQL ask.
+    pub pg_catalog: Option<Arc<dyn SchemaProvider>>,
+}
+
+/// As of when the tables are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    Now,
+    Then(AsOf),
+    /// Not at all: only the columns are asked for.
+    Never,
+}
+
+impl At {
+    fn of(past: Option<AsOf>) -> Self {
+        past.map_or(At::Now, At::Then)
+    }
 }
 
 /// An answer: its columns, then its rows as they are found. Dropping it ends the query.
@@ -129,7 +155,7 @@ impl Stream for QueryStream {
 }
 
 pub(super) const CATALOG: &str = "counterbat";
-const SCHEMA: &str = "public";
+pub(super) const SCHEMA: &str = "public";
 pub(super) const TABLES: [TableName; 3] = [TableName::Events, TableName::Sessions, TableName::Messages];
 
 /// The name of a table in SQL.
@@ -158,7 +184,9 @@ impl Engine {
             datafusion::execution::FunctionRegistry::register_udf(&mut state, function)?;
         }
         let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
-        Ok(Engine { planner: Arc::new(Planner { source, limits, base: state, reference, store: store_url }), workers })
+        let own = Surroundings { base: state, pg_catalog: None };
+        let planner = Planner { source, limits, own, postgres: OnceCell::new(), reference, store: store_url };
+        Ok(Engine { planner: Arc::new(planner), workers })
     }
 
     /// Answers one statement.
@@ -168,14 +196,22 @@ impl Engine {
 
     /// Answers one statement from the tables as they were committed then, or as they are now.
     pub async fn query_as_of(&self, sql: &str, at: Option<AsOf>) -> Result<QueryStream, QueryError> {
+        let (planner, sql) = (self.planner.clone(), sql.to_owned());
+        self.run(async move { planner.start(&sql, at).await }).await
+    }
+
+    /// Runs what `start` finds.
+    pub(super) async fn run(
+        &self,
+        start: impl Future<Output = Result<(SendableRecordBatchStream, Freshness), QueryError>> + Send + 'static,
+    ) -> Result<QueryStream, QueryError> {
         let limits = self.planner.limits;
         let started = Instant::now();
-        let (planner, sql) = (self.planner.clone(), sql.to_owned());
         let (heads, head) = oneshot::channel();
         // One batch ahead of whoever reads.
         let (batches, receiver) = mpsc::channel(1);
         let work = self.workers.spawn(async move {
-            let (mut found, freshness) = match planner.start(&sql, at).await {
+            let (mut found, freshness) = match start.await {
                 Ok(found) => found,
                 // Whoever asked has gone when it cannot be told.
                 Err(error) => return drop(heads.send(Err(error))),
@@ -198,30 +234,69 @@ impl Engine {
         let batches = stream::try_unfold(run, move |run| run.next(limits));
         Ok(QueryStream { schema, freshness, batches: batches.boxed() })
     }
+
+    /// Finds out something about a query, where queries run and within their time.
+    pub(super) async fn find_out<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let limit = self.planner.limits.timeout;
+        let (tell, told) = oneshot::channel();
+        // Whoever asked has gone when it cannot be told.
+        let work = self.workers.spawn(async move { drop(tell.send(work.await)) });
+        match timeout(limit, told).await.map_err(|_| QueryError::Timeout(limit))? {
+            Ok(found) => found,
+            Err(_) => Err(work.panicked().await),
+        }
+    }
+}
+
+/// Runs a plan of this session.
+pub(super) async fn execute(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    freshness: Freshness,
+) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
+    let physical = state.create_physical_plan(plan).await?;
+    Ok((execute_stream(physical, state.task_ctx())?, freshness))
 }
 
 impl Planner {
     async fn start(&self, sql: &str, at: Option<AsOf>) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
-        let mut statement = guard::parse(sql)?;
+        let (state, plan, freshness) = self.plan(&self.own, guard::parse(sql)?, At::of(at)).await?;
+        execute(&state, &plan, freshness).await
+    }
+
+    /// The plan of a statement that was looked through, and the session that it is of.
+    pub(super) async fn plan(
+        &self,
+        surroundings: &Surroundings,
+        mut statement: Statement,
+        at: At,
+    ) -> Result<(SessionState, LogicalPlan, Freshness), QueryError> {
         table_functions::expand(&mut statement)?;
-        let mut needs = Needs::of(&self.base, &statement)?;
-        let generations = Generations::find(self, &mut needs, at).await?;
+        let mut needs = Needs::of(&surroundings.base, &statement)?;
+        let past = if let At::Then(past) = at { Some(past) } else { None };
+        let generations = Generations::find(self, &mut needs, past).await?;
+        if at == At::Never {
+            needs.tables.clear();
+        }
         let tables: Vec<TableName> = needs.tables.iter().copied().collect();
-        let picture = match at {
+        let picture = match past {
             _ if tables.is_empty() => Picture::default(),
-            Some(at) => self.source.take_past(&tables, at).await?,
+            Some(past) => self.source.take_past(&tables, past).await?,
             None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let state = self.state(picture.tables, &picture.watermarks_ms, &needs, &generations).await?;
+        let state = self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
-        let physical = state.create_physical_plan(&plan).await?;
-        Ok((execute_stream(physical, state.task_ctx())?, picture.freshness))
+        Ok((state, plan, picture.freshness))
     }
 
     /// A session that sees the tables as they are in `pictures`; those not needed are there by their columns only.
-    async fn state(
+    pub(super) async fn state(
         &self,
+        surroundings: &Surroundings,
         mut pictures: BTreeMap<TableName, TableView>,
         watermarks_ms: &[Option<i64>],
         needs: &Needs,
@@ -251,9 +326,12 @@ impl Planner {
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
         catalog.register_schema(SCHEMA, schema.clone())?;
+        if let Some(pg_catalog) = &surroundings.pg_catalog {
+            catalog.register_schema(PG_CATALOG, pg_catalog.clone())?;
+        }
         let catalogs = Arc::new(MemoryCatalogProviderList::new());
         catalogs.register_catalog(CATALOG.to_owned(), catalog);
-        let mut state = self.base.clone();
+        let mut state = surroundings.base.clone();
         state.register_catalog_list(catalogs);
         state.mark_start_execution();
         for view in VIEWS.iter().filter(|view| needs.views.contains(view.name)) {
@@ -362,6 +440,13 @@ impl Needs {
 
 fn is_ours(name: &TableReference) -> bool {
     name.catalog().is_none_or(|catalog| catalog == CATALOG) && name.schema().is_none_or(|schema| schema == SCHEMA)
+}
+
+/// Whether a table or view of ours has this name.
+pub(super) fn is_name_of_ours(name: &str) -> bool {
+    TABLES.iter().any(|table| sql_name(*table) == name)
+        || [POLICIES, PARTITIONS].contains(&name)
+        || View::named(name).is_some()
 }
 
 /// Adds what there is to an error about a table that there is not.

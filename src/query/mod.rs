@@ -1,6 +1,7 @@
 //! SQL over the tables as they are now: one consistent picture a query, read-only, within limits (spec §6).
 
 pub mod calendar;
+mod catalog;
 pub mod compare;
 pub mod engine;
 pub mod error;
@@ -10,6 +11,7 @@ mod generations;
 pub mod guard;
 pub mod keys;
 pub mod output;
+pub mod prepared;
 mod pruning;
 pub mod reference;
 pub mod table;
@@ -18,10 +20,12 @@ mod value;
 pub mod views;
 mod workers;
 
+pub use catalog::SETTINGS;
 pub use engine::{Engine, Limits, Picture, Pictures, QueryStream};
 pub use error::QueryError;
 pub use freshness::Freshness;
 pub use reference::Reference;
+pub use value::is_token;
 
 #[cfg(test)]
 pub(crate) mod tests;

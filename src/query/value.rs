@@ -29,7 +29,7 @@ pub(super) fn columns<'a>(schema: &SchemaRef, batch: &'a RecordBatch) -> Result<
 }
 
 /// Whether a column of this name holds the bit patterns of unsigned tokens.
-pub(super) fn is_token(field: &Field) -> bool {
+pub fn is_token(field: &Field) -> bool {
     field.name().ends_with("_token") && matches!(field.data_type(), DataType::Int64 | DataType::UInt64)
 }
 

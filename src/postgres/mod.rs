@@ -1,0 +1,209 @@
+//! The third listener: SQL for clients of PostgreSQL, by its protocol 3. It answers from the same engine as SQL over HTTP does,
+//! and only reads.
+
+mod answer;
+mod cancel;
+mod command;
+mod copy;
+mod error;
+mod handlers;
+mod login;
+mod numeric;
+mod parameters;
+mod scram;
+mod session;
+mod settings;
+mod types;
+mod values;
+mod words;
+
+use crate::config::ConsoleToken;
+use crate::gateway::tls::Certificates;
+use crate::query::Engine;
+use cancel::Cancels;
+use error::{fatal, state};
+use handlers::Handlers;
+use pgwire::api::{ClientInfo, PgWireConnectionState, RandomPidSecretKeyGenerator};
+use pgwire::error::PgWireError;
+use pgwire::tokio::TlsAcceptor;
+use pgwire::tokio::server::{negotiate_tls, process_error, process_message};
+use session::{Session, Statement};
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+/// A client that has not come through its start by then is dropped.
+const START: Duration = Duration::from_secs(60);
+/// After an error of accepting.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Clients at a time; each costs a task and the memory of its answers' rows that it has not read.
+const MOST_CLIENTS: usize = 200;
+/// How often the files of a certificate are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// Different catalog queries without an answer that the log is told of.
+const MOST_UNKNOWN: usize = 1000;
+
+/// What all clients are answered from.
+pub struct Server {
+    engine: Arc<Engine>,
+    /// Empty: whoever reaches the listener is let in.
+    tokens: Vec<ConsoleToken>,
+    /// Of names that there are no tokens of, so that they cannot be told from others.
+    disguise: [u8; 32],
+    keys: RandomPidSecretKeyGenerator,
+    cancels: Cancels,
+    /// Catalog queries that the log was told of.
+    unknown: Mutex<HashSet<String>>,
+}
+
+impl Server {
+    /// A server that lets in whoever has one of `tokens`, or everybody where there are none.
+    pub fn new(engine: Arc<Engine>, tokens: &[ConsoleToken]) -> Self {
+        Self {
+            engine,
+            tokens: tokens.to_vec(),
+            disguise: rand::random(),
+            keys: RandomPidSecretKeyGenerator::default(),
+            cancels: Cancels::default(),
+            unknown: Mutex::default(),
+        }
+    }
+
+    /// Tells the log, once, of a query of the catalog that has no answer.
+    fn tell_unknown(&self, application: &str, sql: &str, error: &PgWireError) {
+        // Whoever held it has not panicked: nothing that it does can.
+        let Ok(mut unknown) = self.unknown.lock() else { return };
+        if unknown.len() < MOST_UNKNOWN && unknown.insert(sql.to_owned()) {
+            tracing::warn!(application, sql, %error, "a catalog query of a PostgreSQL client has no answer");
+        }
+    }
+}
+
+/// Serves until it is time to end, and then what is under way. With certificates it speaks TLS to those that wish it.
+pub fn serve(
+    listener: TcpListener,
+    mut certificates: Option<Certificates>,
+    server: Server,
+    mut halted: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let server = Arc::new(server);
+    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let mut renew = interval(RENEW_EVERY);
+    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::spawn(async move {
+        let mut clients = JoinSet::new();
+        loop {
+            let stream = tokio::select! {
+                () = end(&mut halted) => break,
+                stream = accept(&listener) => stream,
+                _ = renew.tick() => {
+                    certificates.iter_mut().for_each(Certificates::renew);
+                    continue;
+                }
+                Some(_) = clients.join_next() => continue,
+            };
+            let (server, places, halted) = (server.clone(), places.clone(), halted.clone());
+            let acceptor = certificates.as_ref().map(Certificates::acceptor);
+            clients.spawn(async move {
+                let place = places.try_acquire().ok();
+                if let Err(error) = converse(server, stream, acceptor, place.is_some(), halted).await {
+                    tracing::debug!(%error, "a PostgreSQL client left without a word");
+                }
+            });
+        }
+        drop(listener);
+        while clients.join_next().await.is_some() {}
+    })
+}
+
+/// Waits until it is time to end.
+async fn end(halted: &mut watch::Receiver<bool>) {
+    // The sender goes away only at the end, which is a stop as well.
+    drop(halted.wait_for(|halt| *halt).await);
+}
+
+/// The next client. Goes on after errors, of which most are the client's and too many open files pass.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "a PostgreSQL client could not be accepted");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Talks with a client until one of both has enough.
+async fn converse(
+    server: Arc<Server>,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    has_place: bool,
+    mut halted: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + START;
+    let socket = tokio::select! {
+        () = sleep_until(deadline) => return Ok(()),
+        () = end(&mut halted) => return Ok(()),
+        socket = negotiate_tls::<Statement>(stream, acceptor) => socket?,
+    };
+    let Some(mut socket) = socket else { return Ok(()) };
+    // What came before the handshake did not come from whom the handshake was with.
+    if socket.is_secure() && !socket.read_buffer().is_empty() {
+        return Ok(());
+    }
+    let handlers = Arc::new(Handlers(Arc::new(Session::new(server))));
+    loop {
+        let starts = matches!(
+            socket.state(),
+            PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
+        );
+        let message = tokio::select! {
+            biased;
+            () = end(&mut halted) => {
+                let stopping = fatal(state::STOPPING, "terminating connection: the server ends");
+                return process_error(&mut socket, stopping, false).await;
+            }
+            () = sleep_until(deadline), if starts => return Ok(()),
+            message = futures::StreamExt::next(&mut socket) => message,
+        };
+        let Some(message) = message else { return Ok(()) };
+        let message = message.map_err(io::Error::from)?;
+        if matches!(message, pgwire::messages::PgWireFrontendMessage::Terminate(_)) {
+            return Ok(());
+        }
+        let is_cancel = matches!(message, pgwire::messages::PgWireFrontendMessage::CancelRequest(_));
+        if !has_place && !is_cancel {
+            let full = fatal(state::TOO_MANY_CONNECTIONS, format!("sorry, there are {MOST_CLIENTS} clients already"));
+            return process_error(&mut socket, full, false).await;
+        }
+        let is_extended = message.is_extended_query();
+        let done = process_message(
+            message,
+            &mut socket,
+            handlers.clone(),
+            handlers.clone(),
+            handlers.clone(),
+            Arc::new(pgwire::api::NoopHandler),
+            handlers.clone(),
+        );
+        match done.await {
+            Ok(()) if is_cancel => return Ok(()),
+            Ok(()) => {}
+            Err(error) => {
+                process_error(&mut socket, error, is_extended).await?;
+                // Nobody is let in by an error.
+                if starts {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Statements with parameters: looked through once, answered as often as is wanted.
+
+use super::catalog::Postgres;
+use super::engine::{At, Engine, QueryStream, execute, is_name_of_ours};
+use super::error::QueryError;
+use super::guard;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{ParamValues, ScalarValue, TableReference};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::sql::parser::Statement;
+use std::collections::BTreeMap;
+
+/// What only clients ask, of the catalog: it has PostgreSQL's words in it that the engine must be told in its own.
+const CATALOG_WORDS: [&str; 9] = [
+    "pg_",
+    "information_schema",
+    "::reg",
+    "version()",
+    "current_schema",
+    "current_database",
+    "current_user",
+    "session_user",
+    "current_setting",
+];
+
+/// The protocol counts them in 16 bits.
+const MOST_PARAMETERS: usize = 65_535;
+
+/// A statement of PostgreSQL's clients.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    statement: Statement,
+    /// The type of each, where the text tells it.
+    pub parameters: Vec<Option<DataType>>,
+    /// The columns of its answer.
+    pub schema: SchemaRef,
+}
+
+/// Whether a text asks the catalog of PostgreSQL.
+pub fn asks_catalog(sql: &str) -> bool {
+    let lower = sql.to_ascii_lowercase();
+    CATALOG_WORDS.iter().any(|word| lower.contains(word))
+}
+
+impl Engine {
+    /// Looks through one statement, whose parameters are `$1`, `$2` and so on.
+    pub async fn prepare(&self, sql: &str) -> Result<Prepared, QueryError> {
+        let (planner, sql) = (self.planner.clone(), sql.to_owned());
+        self.find_out(async move {
+            let postgres = planner.postgres().await?;
+            let statement = postgres.read(&sql)?;
+            let (_, plan, _) = planner.plan(&postgres.surroundings, statement.clone(), At::Never).await?;
+            let schema = plan.schema().inner().clone();
+            Ok(Prepared { statement, parameters: parameters(&plan)?, schema })
+        })
+        .await
+    }
+
+    /// Answers one statement without parameters.
+    pub async fn ask(&self, sql: &str) -> Result<QueryStream, QueryError> {
+        let (planner, sql) = (self.planner.clone(), sql.to_owned());
+        self.run(async move {
+            let postgres = planner.postgres().await?;
+            let (state, plan, freshness) = planner.plan(&postgres.surroundings, postgres.read(&sql)?, At::Now).await?;
+            execute(&state, &plan, freshness).await
+        })
+        .await
+    }
+
+    /// Answers it with these values.
+    pub async fn answer(&self, prepared: &Prepared, values: Vec<ScalarValue>) -> Result<QueryStream, QueryError> {
+        let (planner, statement) = (self.planner.clone(), prepared.statement.clone());
+        self.run(async move {
+            let surroundings = &planner.postgres().await?.surroundings;
+            let (state, mut plan, freshness) = planner.plan(surroundings, statement, At::Now).await?;
+            if !values.is_empty() {
+                plan = plan.replace_params_with_values(&ParamValues::from(values))?;
+            }
+            execute(&state, &plan, freshness).await
+        })
+        .await
+    }
+}
+
+impl Postgres {
+    /// Reads one statement and looks through it. What reads tables of ours is taken at its word: putting it in others may change
+    /// what it means (the rules leave subqueries out where the catalog can do without).
+    fn read(&self, sql: &str) -> Result<Statement, QueryError> {
+        if !asks_catalog(sql) {
+            return guard::parse(sql);
+        }
+        let mut parsed = self.parser.parse(sql).map_err(|error| syntax(sql, &error.to_string()))?;
+        let (Some(statement), true) = (parsed.pop(), parsed.is_empty()) else {
+            return Err(syntax(sql, "one statement is answered at a time"));
+        };
+        let statement = Statement::Statement(Box::new(statement));
+        let names = self.surroundings.base.resolve_table_references(&statement)?;
+        if names.iter().any(is_of_ours) {
+            return guard::parse(sql);
+        }
+        guard::check(&statement)?;
+        Ok(statement)
+    }
+}
+
+/// Whether a table, or a view, is not one of the catalog.
+fn is_of_ours(name: &TableReference) -> bool {
+    !matches!(name.schema(), Some("pg_catalog" | "information_schema")) && is_name_of_ours(name.table())
+}
+
+/// The error with its place, which only the parser of our own tells.
+fn syntax(sql: &str, message: &str) -> QueryError {
+    match guard::parse(sql) {
+        Err(error) => error,
+        Ok(_) => QueryError::Syntax { message: message.to_owned(), line: None, column: None },
+    }
+}
+
+fn parameters(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, QueryError> {
+    let mut types: BTreeMap<usize, Option<DataType>> = BTreeMap::new();
+    let mut note = |id: &str, data_type: Option<DataType>| {
+        if let Some(number) = id
+            .strip_prefix('$')
+            .and_then(|number| number.parse::<usize>().ok())
+            .filter(|n| (1..=MOST_PARAMETERS).contains(n))
+        {
+            let known = types.entry(number - 1).or_default();
+            *known = known.take().or(data_type);
+        }
+    };
+    for (id, data_type) in plan.get_parameter_types()? {
+        note(&id, data_type);
+    }
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|expression| {
+                if let Expr::Cast(cast) = expression
+                    && let Expr::Placeholder(placeholder) = cast.expr.as_ref()
+                {
+                    note(&placeholder.id, Some(cast.field.data_type().clone()));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    let count = types.last_key_value().map_or(0, |(last, _)| last + 1);
+    Ok((0..count).map(|number| types.remove(&number).flatten()).collect())
+}
