@@ -179,6 +179,8 @@ pub struct Server {
     /// Empty where it is none.
     pub gateway: String,
     pub console: String,
+    /// Host and port; empty where it is none.
+    pub postgres: String,
     stderr: std::sync::Arc<std::sync::Mutex<String>>,
 }
 
@@ -195,8 +197,8 @@ impl Server {
             }
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut gateway, mut console) = (None, None);
-        // The console comes last, and a gateway's address only where there is one.
+        let (mut gateway, mut console, mut postgres) = (None, None, String::new());
+        // The console comes last, and the other addresses only where there are such.
         while console.is_none() {
             let Some(Ok(line)) = lines.next() else {
                 child.wait().ok();
@@ -207,7 +209,9 @@ impl Server {
                 .split_whitespace()
                 .find(|word| word.starts_with("http://") || word.starts_with("https://"))
                 .map(str::to_owned);
-            if line.contains("gateway") {
+            if let Some(address) = line.strip_prefix("postgres ") {
+                address.clone_into(&mut postgres);
+            } else if line.contains("gateway") {
                 gateway = address;
             } else if line.contains("console") {
                 console = address;
@@ -215,7 +219,13 @@ impl Server {
         }
         std::thread::spawn(move || lines.for_each(drop));
         let trim = |address: String| address.trim_end_matches('/').to_owned();
-        Server { child, gateway: gateway.map(trim).unwrap_or_default(), console: console.map(trim).unwrap(), stderr }
+        Server {
+            child,
+            gateway: gateway.map(trim).unwrap_or_default(),
+            console: console.map(trim).unwrap(),
+            postgres,
+            stderr,
+        }
     }
 
     pub fn log(&self) -> String {

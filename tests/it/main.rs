@@ -27,6 +27,7 @@ mod monitoring;
 mod nodes;
 mod outage;
 mod parts;
+mod postgres;
 mod readers;
 mod rebuilds;
 mod redeliver;

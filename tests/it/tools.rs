@@ -63,6 +63,22 @@ pub fn python() -> Command {
     Command::new(tool("python"))
 }
 
+/// A Python with psycopg and SQLAlchemy.
+pub fn postgres_python() -> Command {
+    Command::new(tool("postgres-python"))
+}
+
+/// PostgreSQL's own client; none where there is none, unless this is CI, where that is an error.
+pub fn psql() -> Option<Command> {
+    if std::env::var_os("CI").is_none()
+        && let Some(why) = lacks("psql")
+    {
+        eprintln!("not tested: {why}");
+        return None;
+    }
+    Some(Command::new(tool("psql")))
+}
+
 /// A client of Kafka.
 pub fn kcat() -> Command {
     Command::new(tool("kcat"))
