@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_postgresql_writes_them() {
-        // As `select numeric_send(…)` of PostgreSQL 15 gives them.
+        // As psycopg writes them.
         assert_eq!(words("0.000000"), [0, 0, 0, 6]);
         assert_eq!(words("12345.678900"), [3, 1, 0, 6, 1, 2345, 6789]);
         assert_eq!(words("-0.014000"), [1, -1, 0x4000, 6, 140]);
