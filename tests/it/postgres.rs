@@ -1,4 +1,4 @@
-//! Clients of PostgreSQL, the real ones: psql, psycopg, SQLAlchemy and pgcli, on golden data.
+//! Clients of PostgreSQL, the real ones: psql, psycopg and SQLAlchemy, on golden data.
 
 use super::golden::import;
 use super::harness::{Home, Server, text, until};
