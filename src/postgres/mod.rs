@@ -8,6 +8,7 @@ mod copy;
 mod error;
 mod handlers;
 mod login;
+mod negotiation;
 mod numeric;
 mod parameters;
 mod scram;
@@ -23,19 +24,21 @@ use crate::query::Engine;
 use cancel::Cancels;
 use error::{fatal, state};
 use handlers::Handlers;
+use negotiation::{Begun, Socket};
 use pgwire::api::{ClientInfo, PgWireConnectionState, RandomPidSecretKeyGenerator};
 use pgwire::error::PgWireError;
-use pgwire::tokio::TlsAcceptor;
-use pgwire::tokio::server::{negotiate_tls, process_error, process_message};
-use session::{Session, Statement};
+use pgwire::tokio::server::{process_error, process_message};
+use session::Session;
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_rustls::TlsAcceptor;
 
 /// A client that has not come through its start by then is dropped.
 const START: Duration = Duration::from_secs(60);
@@ -149,59 +152,76 @@ async fn converse(
     mut halted: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let deadline = Instant::now() + START;
-    let socket = tokio::select! {
+    let begun = tokio::select! {
         () = sleep_until(deadline) => return Ok(()),
         () = end(&mut halted) => return Ok(()),
-        socket = negotiate_tls::<Statement>(stream, acceptor) => socket?,
+        begun = negotiation::begin(stream, acceptor) => begun?,
     };
-    let Some(mut socket) = socket else { return Ok(()) };
-    // What came before the handshake did not come from whom the handshake was with.
-    if socket.is_secure() && !socket.read_buffer().is_empty() {
-        return Ok(());
+    let talk = Talk { server, has_place, deadline, halted };
+    match begun {
+        Begun::Plain(socket) => talk.hold(socket).await,
+        Begun::Tls(socket) => talk.hold(*socket).await,
     }
-    let handlers = Arc::new(Handlers(Arc::new(Session::new(server))));
-    loop {
-        let starts = matches!(
-            socket.state(),
-            PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
-        );
-        let message = tokio::select! {
-            biased;
-            () = end(&mut halted) => {
-                let stopping = fatal(state::STOPPING, "terminating connection: the server ends");
-                return process_error(&mut socket, stopping, false).await;
+}
+
+/// A talk with a client.
+struct Talk {
+    server: Arc<Server>,
+    has_place: bool,
+    deadline: Instant,
+    halted: watch::Receiver<bool>,
+}
+
+impl Talk {
+    async fn hold<S>(mut self, mut socket: Socket<S>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        let handlers = Arc::new(Handlers(Arc::new(Session::new(self.server.clone()))));
+        loop {
+            let starts = matches!(
+                socket.state(),
+                PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
+            );
+            let message = tokio::select! {
+                biased;
+                () = end(&mut self.halted) => {
+                    let stopping = fatal(state::STOPPING, "terminating connection: the server ends");
+                    return process_error(&mut socket, stopping, false).await;
+                }
+                () = sleep_until(self.deadline), if starts => return Ok(()),
+                message = futures::StreamExt::next(&mut socket) => message,
+            };
+            let Some(message) = message else { return Ok(()) };
+            let message = message.map_err(io::Error::from)?;
+            if matches!(message, pgwire::messages::PgWireFrontendMessage::Terminate(_)) {
+                return Ok(());
             }
-            () = sleep_until(deadline), if starts => return Ok(()),
-            message = futures::StreamExt::next(&mut socket) => message,
-        };
-        let Some(message) = message else { return Ok(()) };
-        let message = message.map_err(io::Error::from)?;
-        if matches!(message, pgwire::messages::PgWireFrontendMessage::Terminate(_)) {
-            return Ok(());
-        }
-        let is_cancel = matches!(message, pgwire::messages::PgWireFrontendMessage::CancelRequest(_));
-        if !has_place && !is_cancel {
-            let full = fatal(state::TOO_MANY_CONNECTIONS, format!("sorry, there are {MOST_CLIENTS} clients already"));
-            return process_error(&mut socket, full, false).await;
-        }
-        let is_extended = message.is_extended_query();
-        let done = process_message(
-            message,
-            &mut socket,
-            handlers.clone(),
-            handlers.clone(),
-            handlers.clone(),
-            Arc::new(pgwire::api::NoopHandler),
-            handlers.clone(),
-        );
-        match done.await {
-            Ok(()) if is_cancel => return Ok(()),
-            Ok(()) => {}
-            Err(error) => {
-                process_error(&mut socket, error, is_extended).await?;
-                // Nobody is let in by an error.
-                if starts {
-                    return Ok(());
+            let is_cancel = matches!(message, pgwire::messages::PgWireFrontendMessage::CancelRequest(_));
+            if !self.has_place && !is_cancel {
+                let full =
+                    fatal(state::TOO_MANY_CONNECTIONS, format!("sorry, there are {MOST_CLIENTS} clients already"));
+                return process_error(&mut socket, full, false).await;
+            }
+            let is_extended = message.is_extended_query();
+            let done = process_message(
+                message,
+                &mut socket,
+                handlers.clone(),
+                handlers.clone(),
+                handlers.clone(),
+                Arc::new(pgwire::api::NoopHandler),
+                handlers.clone(),
+            );
+            match done.await {
+                Ok(()) if is_cancel => return Ok(()),
+                Ok(()) => {}
+                Err(error) => {
+                    process_error(&mut socket, error, is_extended).await?;
+                    // Nobody is let in by an error.
+                    if starts {
+                        return Ok(());
+                    }
                 }
             }
         }
