@@ -13,7 +13,7 @@ use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
 use crate::lake::{Lake, TableName};
-use crate::log::{Assignment, Group};
+use crate::log::{Assignment, Group, LogError};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -84,6 +84,10 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
         let stopped = !error.is_transient();
         let text = error.to_string();
         tracing::error!(error = %text, retry = !stopped, "the projector has stopped");
+        if matches!(error, ProjectorError::Log(LogError::Stuck { .. })) {
+            // Whatever waits for that client waits for ever; the next run has a new one.
+            shared = None;
+        }
         if stopped {
             live.update(|status| (status.error, status.stopped) = (Some(text), true));
         } else {
