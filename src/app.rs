@@ -199,7 +199,16 @@ impl Base {
                 virtual_hosted_style: s3.virtual_hosted_style,
             },
         };
-        Ok(Arc::new(Lake::open(location, self.log.id(), self.log.partitions()).await?))
+        // The client of the store tries a request again, but not an answer that broke off in the middle.
+        let open = || Lake::open(location.clone(), self.log.id(), self.log.partitions());
+        let lake = match open().await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "the tables are opened once more");
+                open().await?
+            }
+            opened => opened?,
+        };
+        Ok(Arc::new(lake))
     }
 }
 
