@@ -33,6 +33,11 @@ pub enum RebuildError {
     Unknown(String),
     #[error("rebuild {0} is what the tables hold now: it cannot be dropped")]
     IsLive(String),
+    /// Another process makes the generation, or removes it.
+    #[error(
+        "another process is at work on generation {name} ({maker}; it said so last at {told}): wait for it, take another name, or drop it there; once it has been silent for five minutes the name is free, and `counterbat rebuild --drop {name}` removes what it has left"
+    )]
+    Taken { name: String, maker: String, told: String },
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error(transparent)]
@@ -207,6 +212,12 @@ pub struct Job {
     pub reach: Option<Reach>,
     /// Why it was given up.
     pub error: Option<String>,
+    /// What the name of a generation that is kept is claimed by.
+    #[serde(default)]
+    pub claim: String,
+    /// Whether some of what it was made with may be left though it has ended.
+    #[serde(default)]
+    pub leaves: bool,
 }
 
 impl Job {
@@ -234,6 +245,25 @@ impl Jobs {
     /// Where a rebuild makes its state.
     pub fn state_dir(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.state"))
+    }
+
+    /// Where the state goes that a rebuild's takes the place of.
+    pub fn old_state_dir(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.old"))
+    }
+
+    /// The folders of states that are of no use any more.
+    pub fn useless(&self) -> Result<Vec<PathBuf>, DurableFileError> {
+        let of_use = self.unfinished()?.map(|job| self.state_dir(&job.name));
+        let failed = |error| DurableFileError::Io { path: self.folder.clone(), error };
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let is_useless = |path: &PathBuf| path.is_dir() && of_use.as_ref() != Some(path);
+        Ok(paths.map_err(failed)?.into_iter().filter(is_useless).collect())
     }
 
     pub fn put(&self, job: &Job) -> Result<(), DurableFileError> {
@@ -295,6 +325,8 @@ mod tests {
             lateness_ms: Some(7),
             reach: None,
             error: None,
+            claim: String::new(),
+            leaves: false,
         }
     }
 

@@ -31,7 +31,8 @@ pub(super) fn discard(data_dir: &Path) -> Result<(), StateError> {
 }
 
 pub(super) fn remove(dir: &Path) -> Result<(), StateError> {
-    match std::fs::remove_dir_all(dir) {
+    // A state of gigabytes takes a while.
+    match tokio::task::block_in_place(|| std::fs::remove_dir_all(dir)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(dir, &error)),
         _ => Ok(()),
     }

@@ -62,8 +62,9 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
             }
             Ok(Ended::Paused(work)) => {
                 // Until the next run queries wait: they see the tables as before, or as they are made meanwhile.
-                let joining = Status { joining: true, ..live.status() };
-                live.clear(joining);
+                let what = Some("the tables of a rebuild take the place of the old ones".to_owned());
+                let resting = Status { joining: true, recovering: what, ..live.status() };
+                live.clear(resting);
                 work().await;
                 continue;
             }
