@@ -30,7 +30,7 @@ mod store;
 mod store_tests;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tidy;
 mod transactions;
 

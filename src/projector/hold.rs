@@ -54,6 +54,18 @@ impl Site {
         }
     }
 
+    /// Claims the name of a generation that is to be made: refused where another has made one.
+    pub async fn claim_to_make(&self, name: &str, id: &str) -> Result<(), RebuildError> {
+        self.claim(name, id).await?;
+        if self.lake.generation_info(name).await?.is_none_or(|info| info.made_by == id) {
+            return Ok(());
+        }
+        self.lake.release_name(name, id).await?;
+        Err(RebuildError::Wish(format!(
+            "there is a generation {name} already: drop it first (counterbat rebuild --drop {name}), or take another name"
+        )))
+    }
+
     /// Holds the name of a generation that is to be kept; `None` for any other rebuild. Where it was not this one's all the
     /// time, it is begun anew: others may have removed what there was of it.
     pub async fn hold(self: &Arc<Self>, mut job: Job) -> Result<Option<Hold>, RebuildError> {
@@ -66,7 +78,7 @@ impl Site {
             }
             self.jobs().put(&job)?;
         }
-        self.claim(&name, &job.claim).await?;
+        self.claim_to_make(&name, &job.claim).await?;
         let (tell, lost) = oneshot::channel();
         let (site, id) = (self.clone(), job.claim);
         let saying = tokio::spawn(async move {

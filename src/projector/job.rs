@@ -359,6 +359,11 @@ mod tests {
         assert!(Scope::default().has(&key("other", -5), &LaidRow::Gone));
         assert!(scope.has(&key("bot", 10), &LaidRow::Gone));
         assert!(!scope.has(&key("bot", 9), &LaidRow::Gone) && !scope.has(&key("bo", 10), &LaidRow::Gone));
+        let from_then = Scope { from_us: Some(10 * HOUR_MS * 1000), ..Scope::default() };
+        assert!(from_then.has(&key("any", 9), &LaidRow::Gone), "its end is the very beginning");
+        let moment = Scope { from_us: Some(7_000), ..Scope::default() };
+        let row = |opened_at_ms| LaidRow::Session(crate::lake::tests::session_at(opened_at_ms));
+        assert!(moment.has(&key("any", 0), &row(7)) && !moment.has(&key("any", 0), &row(6)));
     }
 
     #[test]

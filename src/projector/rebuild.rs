@@ -374,7 +374,7 @@ impl Site {
     }
 }
 
-fn told(error: DurableFileError) -> ProjectorError {
+pub(super) fn told(error: DurableFileError) -> ProjectorError {
     match error {
         DurableFileError::Io { path, error } => io(&path, &error).into(),
         damaged => ProjectorError::Halted(damaged.to_string()),

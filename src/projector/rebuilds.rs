@@ -200,13 +200,6 @@ impl Site {
             return if job.wish == wish { Ok(job) } else { Err(RebuildError::Busy(job.name)) };
         }
         wish.check(&self.settings)?;
-        if let Some(name) = &wish.keep_as
-            && self.lake.generation_info(name).await?.is_some()
-        {
-            return Err(RebuildError::Wish(format!(
-                "there is a generation {name} already: drop it first (counterbat rebuild --drop {name}), or take another name"
-            )));
-        }
         jobs.forget_old()?;
         let asked_us = (self.settings.clock)();
         let name = wish.keep_as.clone().unwrap_or_else(|| format!("{asked_us:x}"));
@@ -228,7 +221,7 @@ impl Site {
         };
         jobs.put(&job)?;
         if let Some(name) = &job.wish.keep_as
-            && let Err(error) = self.claim(name, &job.claim).await
+            && let Err(error) = self.claim_to_make(name, &job.claim).await
         {
             jobs.remove(name)?;
             return Err(error);

@@ -9,6 +9,7 @@ use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
 use super::past::Ground;
 use super::rebuild::{Pause, finish_switch};
+use super::recover::note_made_under;
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
@@ -266,6 +267,7 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Taken), Pr
     }
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
     go_by(&mut meta, settings);
+    note_made_under(&parts.data_dir, &meta).map_err(super::rebuild::told)?;
     Ok((state, Taken { meta, refused: BTreeMap::new() }))
 }
 

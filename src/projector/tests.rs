@@ -13,6 +13,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+mod generations;
+mod store;
+mod switching;
+
 const DAY: i64 = 86_400_000;
 
 fn events(history: &str) -> Vec<Event> {
@@ -69,13 +73,18 @@ async fn append(log: &EmbeddedLog, events: &[Event]) {
 
 /// Runs a projector until everything is committed, and stops it; or drops it there and then.
 async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<EmbeddedLog>, tidy_end: bool) {
+    let settings = settings(&log);
+    run_by(settings, dir, lake, log, tidy_end).await;
+}
+
+async fn run_by(settings: Settings, dir: &Path, lake: &Arc<Lake>, log: Arc<EmbeddedLog>, tidy_end: bool) {
     let (stop, stopped) = watch::channel(false);
     let parts = Parts {
         log: log.clone(),
         lake: lake.clone(),
         data_dir: dir.to_owned(),
         instance: "one".into(),
-        settings: Arc::new(settings(&log)),
+        settings: Arc::new(settings),
         stop: stopped,
     };
     let (handle, task) = start(parts).await.unwrap();
