@@ -254,7 +254,6 @@ impl Jobs {
 
     /// The folders of states that are of no use any more.
     pub fn useless(&self) -> Result<Vec<PathBuf>, DurableFileError> {
-        let of_use = self.unfinished()?.map(|job| self.state_dir(&job.name));
         let failed = |error| DurableFileError::Io { path: self.folder.clone(), error };
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -262,8 +261,10 @@ impl Jobs {
             Err(error) => return Err(failed(error)),
         };
         let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-        let is_useless = |path: &PathBuf| path.is_dir() && of_use.as_ref() != Some(path);
-        Ok(paths.map_err(failed)?.into_iter().filter(is_useless).collect())
+        let paths = paths.map_err(failed)?;
+        // Looked for last: a rebuild is noted down before it has a folder.
+        let of_use = self.unfinished()?.map(|job| self.state_dir(&job.name));
+        Ok(paths.into_iter().filter(|path| path.is_dir() && of_use.as_ref() != Some(path)).collect())
     }
 
     pub fn put(&self, job: &Job) -> Result<(), DurableFileError> {

@@ -5,13 +5,13 @@
 
 use super::hold::maker;
 use super::job::{Job, Jobs, Phase, Reach, RebuildError};
-use super::recover::{io, move_into_place, remove};
+use super::recover::{io, move_into_place, note_made_under, remove};
 use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
 use crate::lake::{GenerationInfo, Lake, TableName, TableSnapshot};
-use crate::state::StateError;
+use crate::state::{Meta, StateError};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -306,6 +306,10 @@ impl Site {
         refold.hand_over(number_of(&job.name), &self.settings)?;
         durable_file::write(&self.data_dir.join(MARKER), &job.name).map_err(told)?;
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
+        let made = Meta { policies: self.settings.describe_policies(), ..Meta::default() };
+        if let Err(error) = note_made_under(&self.data_dir, &made) {
+            tracing::warn!(%error, "that rows are made under what holds now is not noted");
+        }
         Ok(Switch::Done)
     }
 

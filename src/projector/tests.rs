@@ -222,3 +222,18 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
     assert_eq!(partitions, [0, 1, 2]);
     assert!(lake.table(TableName::Events).snapshot().files.is_empty());
 }
+
+#[tokio::test]
+async fn a_fold_and_a_rebuild_beside_it_keep_within_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    for memory_bytes in [256 << 20, 512 << 20, 3 << 30] {
+        let fold = Settings { memory_bytes, ..settings(&log) };
+        let beside = Settings { memory_bytes: fold.beside_bytes(), ..fold.clone() };
+        let alone = Settings { memory_bytes: fold.alone_bytes(), ..fold.clone() };
+        // Caches and buffers, what is not written yet, and what is being written.
+        let most = |settings: &Settings| settings.state_bytes() + 2 * 3 * settings.layer_bytes() as u64;
+        assert!(most(&fold) + most(&beside) <= memory_bytes, "{memory_bytes}: {}, {}", most(&fold), most(&beside));
+        assert!(most(&alone) <= memory_bytes && alone.state_bytes() > fold.state_bytes(), "{}", most(&alone));
+    }
+}

@@ -261,7 +261,7 @@ fn a_rebuild_killed_during_its_switch_is_completed_or_begun_anew() {
     let home = Home::new(&[]);
     home.ok_with(&["import", "--wait", "-"], &input(&some_events(12_000)));
     let mut random = super::generate::Random(seed() ^ 0x7377_6974);
-    let rounds = if is_long() { 40 } else { 8 };
+    let rounds = if is_long() { 40 } else { 5 };
     let (mut before, mut switched, mut cut) = (home.tables(), 0, 0);
     for round in 0..rounds {
         // Under another policy, so that the old rows and the new ones are told apart.

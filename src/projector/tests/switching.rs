@@ -378,11 +378,12 @@ async fn a_projector_that_does_not_come_to_rest_is_asked_again() {
     let handle = ProjectorHandle { live: Arc::new(Live::new(3)), lake: lake.clone(), requests, pauses };
     let rebuilds = Rebuilds::start(&handle, &place.path(), Arc::new(scene.settings("vbm")), false).await.unwrap();
     let name = rebuilds.ask(Wish::default()).await.unwrap().job.name;
+    let mut asked = async || tokio::time::timeout(Duration::from_secs(60), wanted.recv()).await.unwrap().unwrap();
     for _ in 0..2 {
         // Its run ends otherwise, and nobody does what was to be done.
-        drop(wanted.recv().await.unwrap());
+        drop(asked().await);
     }
-    let work = wanted.recv().await.unwrap();
+    let work = asked().await;
     assert_eq!(rebuilds.get(&name).unwrap().job.phase, Phase::Folding, "that is no reason to give up");
     work().await;
     while !rebuilds.get(&name).unwrap().job.has_ended() {
