@@ -54,7 +54,12 @@ fn main() {
 
 /// Imports the events without a file of them.
 fn import(home: &Home, events: &[Generated]) {
-    let child = home.command(&["import", "--wait", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+    let child = home
+        .command(&["import", "--wait", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn();
     let mut child = child.unwrap();
     let mut out = BufWriter::with_capacity(1 << 20, child.stdin.take().unwrap());
     for event in events {

@@ -214,7 +214,9 @@ impl From<Failed> for Problem {
             Failed::Query(error) => error.into(),
             Failed::Redeliver(error) => Problem::new(StatusCode::CONFLICT, error.to_string()),
             Failed::Behind { .. } => Problem::unavailable(failed.to_string()),
-            Failed::Account(_) | Failed::Time { .. } | Failed::Future { .. } => Problem::bad_request(failed.to_string()),
+            Failed::Account(_) | Failed::Time { .. } | Failed::Future { .. } => {
+                Problem::bad_request(failed.to_string())
+            }
         }
     }
 }

@@ -113,8 +113,11 @@ impl Lake {
     async fn claim_numbers(&self, name: &str) -> Result<Vec<u64>, LakeError> {
         let objects = self.store.objects();
         let root = claims(name);
-        let listed: Vec<_> =
-            objects.list(Some(&root)).try_collect().await.map_err(|error: object_store::Error| self.store.failed(&error))?;
+        let listed: Vec<_> = objects
+            .list(Some(&root))
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.store.failed(&error))?;
         let number = |path: &ObjectPath| path.filename()?.strip_suffix(".json")?.parse().ok();
         let mut numbers: Vec<u64> = listed.iter().filter_map(|object| number(&object.location)).collect();
         numbers.sort_unstable();

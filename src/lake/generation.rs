@@ -210,7 +210,10 @@ mod tests {
         write(&generation, 480_001).await;
         write(&generation, 480_002).await;
         let refused = lake.adopt("7f").await.unwrap_err();
-        assert!(matches!(&refused, LakeError::Generation(_)) && refused.to_string().contains("not complete"), "{refused}");
+        assert!(
+            matches!(&refused, LakeError::Generation(_)) && refused.to_string().contains("not complete"),
+            "{refused}"
+        );
         assert!(lake.adopt("80").await.is_err(), "there is none of this name");
         assert_eq!(live(&lake), before);
         assert_eq!((lake.rebuild().await.unwrap(), lake.rebuilt_to().await.unwrap()), (0, BTreeMap::new()));

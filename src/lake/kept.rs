@@ -119,7 +119,8 @@ impl Lake {
             Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
             listed => listed.map_err(|error| self.store.failed(&error))?,
         };
-        let names = listed.common_prefixes.iter().filter_map(ObjectPath::filename).filter(|name| is_generation_name(name));
+        let names =
+            listed.common_prefixes.iter().filter_map(ObjectPath::filename).filter(|name| is_generation_name(name));
         Ok(names.map(str::to_owned).collect())
     }
 
@@ -161,8 +162,11 @@ impl Lake {
     async fn traces(&self, name: &str) -> Result<Vec<ObjectPath>, LakeError> {
         let objects = self.store.objects();
         let root = ObjectPath::from(folder(name));
-        let listed: Vec<_> =
-            objects.list(Some(&root)).try_collect().await.map_err(|error: object_store::Error| self.store.failed(&error))?;
+        let listed: Vec<_> = objects
+            .list(Some(&root))
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.store.failed(&error))?;
         let claims = claims(name);
         Ok(listed.into_iter().map(|object| object.location).filter(|path| !path.prefix_matches(&claims)).collect())
     }

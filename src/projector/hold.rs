@@ -31,10 +31,7 @@ impl Drop for Hold {
 
 impl Hold {
     /// Does work that ends when the name is lost.
-    pub async fn during(
-        mut self,
-        work: impl Future<Output = Result<(), RebuildError>>,
-    ) -> Result<(), RebuildError> {
+    pub async fn during(mut self, work: impl Future<Output = Result<(), RebuildError>>) -> Result<(), RebuildError> {
         tokio::select! {
             done = work => done,
             Ok(error) = &mut self.lost => Err(error),
@@ -95,7 +92,9 @@ impl Site {
         loop {
             tokio::time::sleep(SAY_EVERY).await;
             match self.claim(name, id).await {
-                Ok(Claimed::Anew) => return RebuildError::Wish(format!("generation {name} was dropped by another process")),
+                Ok(Claimed::Anew) => {
+                    return RebuildError::Wish(format!("generation {name} was dropped by another process"));
+                }
                 Ok(_) => said = Instant::now(),
                 Err(RebuildError::Projector(ProjectorError::Lake(error @ LakeError::Store { .. }))) => {
                     tracing::warn!(rebuild = name, %error, "others cannot be told that it is at work");

@@ -46,7 +46,10 @@ impl MadeUnder {
     fn hold_against(made: Option<Self>, meta: &mut Meta) -> Vec<String> {
         let Self { policies, outdated } = match made {
             Some(made) => made,
-            None => Self { policies: meta.policies.clone(), outdated: (0u32..).zip(&meta.partitions).map(|(n, _)| n).collect() },
+            None => Self {
+                policies: meta.policies.clone(),
+                outdated: (0u32..).zip(&meta.partitions).map(|(n, _)| n).collect(),
+            },
         };
         let now = std::mem::replace(&mut meta.policies, policies);
         let changed = meta.go_by(now);

@@ -30,10 +30,14 @@ fn a_rebuild_beside_a_server_changes_no_row() {
     assert_eq!((&told["kept"], &told["events"]), (&false.into(), &20_000.into()), "{told}");
     // Until the projector has the new tables it says what it waits for.
     let says = |reply: &Reply| reply.status == 200 || reply.text().contains("recovering: the tables of a rebuild");
-    until("readiness", || server.get("/readyz"), |reply| {
-        assert!(says(reply), "{}", reply.text());
-        reply.status == 200
-    });
+    until(
+        "readiness",
+        || server.get("/readyz"),
+        |reply| {
+            assert!(says(reply), "{}", reply.text());
+            reply.status == 200
+        },
+    );
     before.assert_equal(&home.tables(), "rebuilt");
     // What comes in afterwards is folded on.
     assert_eq!(server.callback(&message_body("later==", 77)).status, 200);

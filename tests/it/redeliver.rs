@@ -32,8 +32,7 @@ fn what_a_bot_missed_is_sent_again() {
     let none = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2020-01-02"];
     assert!(home.ok(&none).contains("\"total\":0"));
     for (account, wanted) in [("bot2", "no webhook"), ("bot3", "no account")] {
-        let error =
-            home.fails_with(&["redeliver", "--account", account, "--from", "2020-01-01", "--to", &now], b"");
+        let error = home.fails_with(&["redeliver", "--account", account, "--from", "2020-01-01", "--to", &now], b"");
         assert!(error.contains(wanted), "{error}");
     }
     let future = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2100-01-01"];

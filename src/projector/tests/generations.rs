@@ -2,11 +2,13 @@
 
 use super::rebuild::Site;
 use super::store::{Fate, Fated, paths};
-use super::switching::{Place, Scene, rows_of};
+use super::switching::{Place, Scene, message_of, rows_of};
 use super::*;
-use crate::lake::Claim;
+use crate::lake::{Change, Claim};
 use crate::projector::job::Jobs;
 use crate::state::State;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::runtime::Handle;
 
 const MINUTE_US: i64 = 60_000_000;
 
@@ -69,7 +71,8 @@ async fn a_generation_that_was_dropped_meanwhile_is_begun_anew() {
     let (one, other) = (scene.place().await, scene.place().await);
     // Once messages are committed, so that its state has let go of their rows.
     let decide = |_, _, path: &object_store::path::Path| {
-        let is_of_sessions = path.as_ref().starts_with("generations/g/sessions/") && path.as_ref().ends_with(".parquet");
+        let is_of_sessions =
+            path.as_ref().starts_with("generations/g/sessions/") && path.as_ref().ends_with(".parquet");
         if is_of_sessions { Fate::GoneBefore } else { Fate::Made }
     };
     let fated = Fated::over(&one.objects, decide);
@@ -160,4 +163,41 @@ async fn a_lost_state_is_outdated_where_rows_were_made_under_something_else() {
     lose(&place);
     std::fs::remove_file(place.path().join("made-under.json")).unwrap();
     assert!(outdated(&place, &lake, "vbm").await, "nobody knows what the rows were made under");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_of_tables_that_are_rebuilt_meanwhile_says_so() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let lake = scene.open(place.objects.clone()).await;
+    append(&scene.log, &[message_of("late==")]).await;
+    let (_stop, stopped) = watch::channel(false);
+    let settings = Arc::new(scene.settings("counterbat"));
+    let parts = Parts {
+        log: scene.log.clone(),
+        lake: lake.clone(),
+        data_dir: place.path(),
+        instance: "one".into(),
+        settings: settings.clone(),
+        stop: stopped,
+    };
+    let (projector, task) = start(parts).await.unwrap();
+    let generation = lake.generation("7f").await.unwrap();
+    for name in [TableName::Messages, TableName::Sessions] {
+        let positions = BTreeMap::from([(0, (None, 1))]);
+        generation.table(name).commit(Change { positions, ..Change::default() }).await.unwrap();
+    }
+    let is_adopted = AtomicBool::new(false);
+    let tell = |told: verify::report::Told| {
+        // The first word of it comes in the middle.
+        if matches!(told, verify::report::Told::TooLate(_)) && !is_adopted.swap(true, Ordering::SeqCst) {
+            tokio::task::block_in_place(|| Handle::current().block_on(lake.adopt("7f"))).unwrap();
+        }
+    };
+    let (log, data_dir) = (scene.log.clone(), place.path());
+    let verifier = verify::Verifier { log, projector, settings, data_dir, busy: Arc::default() };
+    let error = verifier.run(3, &tell).await.unwrap_err();
+    assert!(error.to_string().contains("rebuilt meanwhile"), "{error}");
+    assert!(is_adopted.load(Ordering::SeqCst));
+    task.abort();
 }

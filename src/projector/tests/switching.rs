@@ -140,7 +140,10 @@ impl Place {
 fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
-        let (path, to) = { let entry = entry.unwrap(); (entry.path(), to.join(entry.file_name())) };
+        let (path, to) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
         if path.is_dir() {
             copy_dir(&path, &to);
         } else {
@@ -327,11 +330,11 @@ async fn what_is_half_removed_is_never_gone_on_with() {
         let name = place.job().name;
         // Under another policy it begins anew, and is cut off while the old one is removed.
         let removed = AtomicUsize::new(0);
-        let decide = move |_, removes, _: &object_store::path::Path| {
-            match removes && removed.fetch_add(1, Ordering::SeqCst) + 1 == removals {
-                true => Fate::GoneAfter,
-                false => Fate::Made,
-            }
+        let decide = move |_, removes, _: &object_store::path::Path| match removes
+            && removed.fetch_add(1, Ordering::SeqCst) + 1 == removals
+        {
+            true => Fate::GoneAfter,
+            false => Fate::Made,
         };
         let (_, settled) = scene.settle(&place, "gupshup").await;
         settled.unwrap();
@@ -395,6 +398,19 @@ async fn a_projector_that_does_not_come_to_rest_is_asked_again() {
     assert!(ProjectorError::Restless.is_transient());
 }
 
+/// A message that comes later than any other.
+pub(super) fn message_of(user: &str) -> Event {
+    let mut late = events("small").into_iter().find(|event| event.kind == "com.viber.callback.message").unwrap();
+    let t_us = late.time_us.unwrap() - 90 * DAY * 1000;
+    (late.id, late.subject, late.time_us) = (format!("message/77/{user}"), Some(user.into()), Some(t_us));
+    late.data = format!(
+        r#"{{"event":"message","timestamp":{},"message_token":77,"sender":{{"id":"{user}"}},"message":{{"type":"text","text":"x"}}}}"#,
+        t_us / 1000
+    )
+    .into_bytes();
+    late
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_too_late_for_a_rebuild_under_way_is_folded_in_all_the_same() {
     let scene = Scene::new().await;
@@ -404,15 +420,7 @@ async fn what_comes_too_late_for_a_rebuild_under_way_is_folded_in_all_the_same()
     let name = cut.job().name;
     // Later than anything that was archived when it began.
     let user = "late==";
-    let mut late = events("small").into_iter().find(|event| event.kind == "com.viber.callback.message").unwrap();
-    let t_us = late.time_us.unwrap() - 90 * DAY * 1000;
-    (late.id, late.subject, late.time_us) = (format!("message/77/{user}"), Some(user.into()), Some(t_us));
-    late.data = format!(
-        r#"{{"event":"message","timestamp":{},"message_token":77,"sender":{{"id":"{user}"}},"message":{{"type":"text","text":"x"}}}}"#,
-        t_us / 1000
-    )
-    .into_bytes();
-    append(&scene.log, &[late]).await;
+    append(&scene.log, &[message_of(user)]).await;
     for place in [&cut, &whole] {
         let (lake, settled) = scene.settle(place, "counterbat").await;
         settled.unwrap();
