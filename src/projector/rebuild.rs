@@ -359,6 +359,8 @@ impl Site {
         match completed {
             Ok(()) => Ok(()),
             Err(RebuildError::Projector(error)) if error.is_transient() || self.is_marked() => Err(error),
+            // A switch that is marked is never given up.
+            Err(error) if self.is_marked() => Err(ProjectorError::Halted(error.to_string())),
             Err(error) => {
                 let failed = self.fail(&job.name, &error).await;
                 failed.unwrap_or_else(|error| tracing::warn!(%error, "what is left of it cannot be removed now"));
