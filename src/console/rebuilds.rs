@@ -44,7 +44,7 @@ impl From<RebuildError> for Problem {
     fn from(error: RebuildError) -> Problem {
         let status = match &error {
             RebuildError::Wish(_) | RebuildError::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            RebuildError::Busy(_) | RebuildError::IsLive(_) => StatusCode::CONFLICT,
+            RebuildError::Busy(_) | RebuildError::IsLive(_) | RebuildError::Taken { .. } => StatusCode::CONFLICT,
             RebuildError::Unknown(_) => StatusCode::NOT_FOUND,
             RebuildError::Projector(_) | RebuildError::File(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

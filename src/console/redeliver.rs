@@ -63,6 +63,9 @@ pub enum Failed {
     Account(String),
     #[error("{name}: `{value}` is no time such as 2026-03-01T00:00:00Z")]
     Time { name: &'static str, value: String },
+    /// Whoever asks for them would take those that come in later to be sent too.
+    #[error("to: {to} is in the future, and callbacks that come in until then would be left out: it is {now}")]
+    Future { to: String, now: String },
     /// Some would be left out for good: nobody would send them later.
     #[error(
         "of partitions {partitions} {seen} can be seen now, as those who fold them do not answer, and later callbacks would be left out: send them when they do, or give an earlier --to"
@@ -115,6 +118,10 @@ impl Redelivery {
             None => Err(Failed::Time { name, value: value.to_owned() }),
         };
         let (from, to) = (time("from", &wish.from)?, time("to", &wish.to)?);
+        let (to_us, now_us) = (parse_rfc3339_us(&to).unwrap_or(i64::MAX), gateway.now_us());
+        if to_us > now_us {
+            return Err(Failed::Future { to, now: format_us(now_us) });
+        }
         let found = format!(
             "(select type, data, data_base64, signature, received_at, partition, \"offset\", row_number() over \
              (partition by event_id order by received_at, partition, \"offset\") as n from events where account = '{}' \
@@ -131,7 +138,7 @@ impl Redelivery {
             "select type, data, data_base64, signature from {found} order by received_at, partition, \"offset\""
         );
         let rows = engine.query(&rows).await?;
-        Failed::unless_complete(rows.freshness(), parse_rfc3339_us(&to).unwrap_or(i64::MAX))?;
+        Failed::unless_complete(rows.freshness(), to_us)?;
         let progress = Progress { total, ..Progress::default() };
         Ok(Self { gateway, account: wish.account.clone(), rows, batch: None, row: 0, progress })
     }
@@ -207,7 +214,9 @@ impl From<Failed> for Problem {
             Failed::Query(error) => error.into(),
             Failed::Redeliver(error) => Problem::new(StatusCode::CONFLICT, error.to_string()),
             Failed::Behind { .. } => Problem::unavailable(failed.to_string()),
-            Failed::Account(_) | Failed::Time { .. } => Problem::bad_request(failed.to_string()),
+            Failed::Account(_) | Failed::Time { .. } | Failed::Future { .. } => {
+                Problem::bad_request(failed.to_string())
+            }
         }
     }
 }

@@ -5,16 +5,18 @@ use crate::event::{Event, structured};
 use crate::lake::{Lake, TableName};
 use crate::log::embedded::{EmbeddedLog, Options, Retention};
 use crate::log::partitioner::{Route, route};
-use crate::log::{Assignment, Fetched, Group, Handed, LogId, Position, StateChange};
 use crate::metrics::{AccountLabels, Metrics};
 use crate::session::Policy;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
-use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+mod generations;
+mod shared;
+mod store;
+mod switching;
 
 const DAY: i64 = 86_400_000;
 
@@ -72,13 +74,18 @@ async fn append(log: &EmbeddedLog, events: &[Event]) {
 
 /// Runs a projector until everything is committed, and stops it; or drops it there and then.
 async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<dyn EventLog>, tidy_end: bool) {
+    let settings = settings(&*log);
+    run_by(settings, dir, lake, log, tidy_end).await;
+}
+
+async fn run_by(settings: Settings, dir: &Path, lake: &Arc<Lake>, log: Arc<dyn EventLog>, tidy_end: bool) {
     let (stop, stopped) = watch::channel(false);
     let parts = Parts {
         log: log.clone(),
         lake: lake.clone(),
         data_dir: dir.to_owned(),
         instance: "one".into(),
-        settings: Arc::new(settings(&*log)),
+        settings: Arc::new(settings),
         stop: stopped,
     };
     let (handle, task) = start(parts).await.unwrap();
@@ -184,93 +191,6 @@ async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
     assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "opened again");
 }
 
-/// An embedded log that is shared with others, through a client whose first calls do not come back.
-struct Shared {
-    log: Arc<EmbeddedLog>,
-    joined: Arc<AtomicUsize>,
-}
-
-struct Member {
-    assignment: watch::Sender<Assignment>,
-    is_stuck: bool,
-}
-
-#[async_trait]
-impl EventLog for Shared {
-    fn id(&self) -> &LogId {
-        self.log.id()
-    }
-
-    fn partitions(&self) -> u32 {
-        self.log.partitions()
-    }
-
-    async fn append(&self, batch: Vec<(u32, Event)>) -> Result<Vec<Position>, LogError> {
-        self.log.append(batch).await
-    }
-
-    async fn read(&self, partition: u32, from: u64, records: usize, bytes: usize) -> Result<Fetched, LogError> {
-        self.log.read(partition, from, records, bytes).await
-    }
-
-    async fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
-        self.log.bounds(partition).await
-    }
-
-    fn appended(&self) -> watch::Receiver<u64> {
-        self.log.appended()
-    }
-
-    async fn check_writable(&self) -> Result<(), LogError> {
-        self.log.check_writable().await
-    }
-
-    async fn join(&self, _: &str) -> Result<Option<Arc<dyn Group>>, LogError> {
-        let is_stuck = self.joined.fetch_add(1, Ordering::SeqCst) == 0;
-        let partitions = (0..self.partitions()).collect();
-        let assignment = watch::Sender::new(Assignment { number: 1, partitions, lost: 0 });
-        Ok(Some(Arc::new(Member { assignment, is_stuck })))
-    }
-
-    async fn retain(&self, _: &[u64], _: i64) -> Result<(), LogError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Group for Member {
-    fn assignment(&self) -> watch::Receiver<Assignment> {
-        self.assignment.subscribe()
-    }
-
-    fn enter(&self, _: u64) {}
-
-    async fn handed(&self, _: u32) -> Result<Option<Handed>, LogError> {
-        if self.is_stuck { Err(LogError::Stuck { what: "a test".into(), after_s: 0 }) } else { Ok(None) }
-    }
-
-    async fn store(&self, _: Vec<StateChange>, _: Vec<Handed>) -> Result<(), LogError> {
-        Ok(())
-    }
-
-    async fn restore(&self, _: u32, _: Box<dyn FnMut(StateChange) -> bool + Send>) -> Result<(), LogError> {
-        Ok(())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_client_that_does_not_come_back_joins_with_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open_log(dir.path()).await;
-    append(&log, &events("small")).await;
-    let lake = Arc::new(Lake::open("memory:///", log.id(), 3).await.unwrap());
-    let joined = Arc::new(AtomicUsize::new(0));
-    let shared = Arc::new(Shared { log: log.clone(), joined: joined.clone() });
-    run_once(dir.path(), &lake, shared, true).await;
-    assert_eq!(joined.load(Ordering::SeqCst), 2);
-    assert_eq!(sessions(&lake).await.len(), golden_sessions("small"));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn pictures_show_what_is_folded_before_it_is_committed() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,4 +222,19 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
     assert_eq!((count(&TableName::Events), count(&TableName::Sessions)), (226, golden_sessions("small")));
     assert_eq!(partitions, [0, 1, 2]);
     assert!(lake.table(TableName::Events).snapshot().files.is_empty());
+}
+
+#[tokio::test]
+async fn a_fold_and_a_rebuild_beside_it_keep_within_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    for memory_bytes in [256 << 20, 512 << 20, 3 << 30] {
+        let fold = Settings { memory_bytes, ..settings(&*log) };
+        let beside = Settings { memory_bytes: fold.beside_bytes(), ..fold.clone() };
+        let alone = Settings { memory_bytes: fold.alone_bytes(), ..fold.clone() };
+        // Caches and buffers, what is not written yet, and what is being written.
+        let most = |settings: &Settings| settings.state_bytes() + 2 * 3 * settings.layer_bytes() as u64;
+        assert!(most(&fold) + most(&beside) <= memory_bytes, "{memory_bytes}: {}, {}", most(&fold), most(&beside));
+        assert!(most(&alone) <= memory_bytes && alone.state_bytes() > fold.state_bytes(), "{}", most(&alone));
+    }
 }

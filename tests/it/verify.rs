@@ -122,6 +122,19 @@ fn sound_tables_are_found_sound() {
 }
 
 #[test]
+fn rows_that_time_alone_has_changed_are_sound() {
+    let home = Home::new(&[]);
+    let plan = Plan { seed: 3, events: 400, users: 50, start_ms: MARCH_MS, span_ms: DAY_MS };
+    home.ok_with(&["import", "--wait", "-"], &lines(&history(&plan)));
+    // Ticks are not archived, and rows change by them.
+    let open = "select count(*) from sessions where state <> 'settled'";
+    assert!(home.number(open) > 0);
+    home.ok_with(&["import", "--wait", "-"], tick_line(MARCH_MS + 90 * DAY_MS).as_bytes());
+    assert_eq!(home.number(open), 0);
+    assert_sound(&home, "settled");
+}
+
+#[test]
 fn tables_are_sound_after_kills() {
     let seed = seed();
     let home = Home::new(&[]);
