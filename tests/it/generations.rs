@@ -196,7 +196,6 @@ fn what_cannot_be_rebuilt_is_refused() {
         "{dated}"
     );
     assert_eq!(finished(ask(""))["phase"], "done");
-    before.assert_equal(&home.tables(), "after a rebuild without options");
 }
 
 #[test]

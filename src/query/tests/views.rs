@@ -227,7 +227,7 @@ async fn numbers_with_a_point_are_decimals() {
         ("1e3", "1000.0"),
         ("-2.5E-1", "-0.25"),
     ] {
-        assert_eq!(csv(&engine, &format!("SELECT {sql} FROM messages")).await, wanted, "{sql}");
+        assert_eq!(csv(&engine, &format!("SELECT {sql} FROM messages LIMIT 1")).await, wanted, "{sql}");
     }
 }
 
