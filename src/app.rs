@@ -17,12 +17,13 @@ mod serve;
 mod ticks;
 mod unknown_calls;
 
-pub use access::{Access, Offline, ServerInfo, access};
+pub use access::{Access, Offline, ServerInfo, access, access_to_read};
 pub use demo::{DemoInfo, DemoOptions, demo};
 pub use serve::{Listeners, serve};
 
 use crate::cluster::ClientError;
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
+use crate::console::directory::DirectoryError;
 use crate::durable_file::{self, DurableFileError};
 use crate::gateway::account_store::AccountStore;
 use crate::gateway::accounts::AccountsError;
@@ -86,7 +87,14 @@ pub enum AppError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
     Client(#[from] ClientError),
+    /// What is asked for lies in a directory that nothing was ever recorded in.
+    #[error(
+        "there is no data in {path}: name the directory that has it (data_dir in the config, or --data-dir); `counterbat serve` and `counterbat import` make a new one"
+    )]
+    NoData { path: PathBuf },
     /// A file of the data directory.
     #[error("{path}: {error}")]
     File { path: PathBuf, error: std::io::Error },

@@ -134,7 +134,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
 }
 
 async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {
-    match app::access(&config).await? {
+    match app::access_to_read(&config).await? {
         Access::Server(server) => sql::run_remote(args, &Server::new(&server)?).await,
         Access::Offline(offline) => {
             let engine = offline.engine().await?;

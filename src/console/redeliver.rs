@@ -2,14 +2,15 @@
 //! Viber's own repeats.
 
 use super::problem::Problem;
-use crate::event::is_account_name;
-use crate::event::time::{format_us, parse_rfc3339_us};
+use crate::event::time::{format_us, parse_time_us};
+use crate::event::{BadAccountName, check_account_name};
 use crate::gateway::{Gateway, RedeliverError};
 use crate::query::{Engine, Freshness, QueryError, QueryStream};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -29,7 +30,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 #[serde(deny_unknown_fields)]
 pub struct Wish {
     pub account: String,
-    /// RFC 3339.
+    /// RFC 3339, or a date.
     pub from: String,
     pub to: String,
 }
@@ -59,10 +60,10 @@ impl Progress {
 /// Why callbacks cannot be sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    #[error("account: `{0}` is not of the form [a-z0-9_-]{{1,64}}")]
-    Account(String),
-    #[error("{name}: `{value}` is no time such as 2026-03-01T00:00:00Z")]
-    Time { name: &'static str, value: String },
+    #[error("account: {0}")]
+    Account(#[from] BadAccountName),
+    #[error("{name}: {reason}")]
+    Time { name: &'static str, reason: String },
     /// Whoever asks for them would take those that come in later to be sent too.
     #[error("to: {to} is in the future, and callbacks that come in until then would be left out: it is {now}")]
     Future { to: String, now: String },
@@ -109,16 +110,11 @@ pub struct Redelivery {
 impl Redelivery {
     /// Finds the callbacks: each once, however often Viber sent it; no validations of a webhook.
     pub async fn start(engine: &Engine, gateway: Gateway, wish: &Wish) -> Result<Self, Failed> {
-        if !is_account_name(&wish.account) {
-            return Err(Failed::Account(wish.account.clone()));
-        }
+        check_account_name(&wish.account)?;
         gateway.check_redelivery(&wish.account)?;
-        let time = |name, value: &str| match parse_rfc3339_us(value) {
-            Some(us) => Ok(format_us(us)),
-            None => Err(Failed::Time { name, value: value.to_owned() }),
-        };
-        let (from, to) = (time("from", &wish.from)?, time("to", &wish.to)?);
-        let (to_us, now_us) = (parse_rfc3339_us(&to).unwrap_or(i64::MAX), gateway.now_us());
+        let time = |name, text: &str| parse_time_us(text).map_err(|reason| Failed::Time { name, reason });
+        let (from_us, to_us) = (time("from", &wish.from)?, time("to", &wish.to)?);
+        let (from, to, now_us) = (format_us(from_us), format_us(to_us), gateway.now_us());
         if to_us > now_us {
             return Err(Failed::Future { to, now: format_us(now_us) });
         }
@@ -189,7 +185,8 @@ pub fn router(parts: Parts) -> Router {
 }
 
 /// Answers with lines of [`Progress`]; the last one is `done`. A client that leaves ends it.
-async fn redeliver(State(parts): State<Parts>, Json(wish): Json<Wish>) -> Result<Response, Problem> {
+async fn redeliver(State(parts): State<Parts>, wish: Result<Json<Wish>, JsonRejection>) -> Result<Response, Problem> {
+    let Json(wish) = wish?;
     let redelivery = Redelivery::start(&parts.engine, parts.gateway, &wish).await?;
     let lines = stream::try_unfold(Some(redelivery), |redelivery| async move {
         let Some(mut redelivery) = redelivery else { return Ok(None) };

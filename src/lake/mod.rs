@@ -6,6 +6,7 @@
 
 pub mod archive;
 mod audit;
+mod bounds;
 pub mod bucket;
 mod catch_up;
 mod claim;

@@ -3,7 +3,7 @@
 
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::event::is_account_name;
+use crate::event::check_account_name;
 use crate::event::time::parse_rfc3339_us;
 use crate::lake::{LakeError, is_generation_name};
 use crate::session::policy::PolicyError;
@@ -103,8 +103,8 @@ impl Wish {
 
     /// Which rows it makes.
     pub fn scope(&self) -> Result<Scope, RebuildError> {
-        if let Some(name) = self.accounts.iter().find(|name| !is_account_name(name)) {
-            return Err(RebuildError::Wish(format!("accounts: `{name}` is not of the form [a-z0-9_-]{{1,64}}")));
+        if let Some(error) = self.accounts.iter().find_map(|name| check_account_name(name).err()) {
+            return Err(RebuildError::Wish(format!("accounts: {error}")));
         }
         let from_us = match &self.from {
             Some(text) => Some(parse_rfc3339_us(text).ok_or_else(|| {

@@ -6,6 +6,7 @@ use super::freshness::Freshness;
 use super::functions::UnsignedToken;
 use super::generations::{self, Generations};
 use super::guard;
+use super::numbers;
 use super::reference::{PARTITIONS, POLICIES, Reference};
 use super::table::{PictureTable, Place};
 use super::table_functions;
@@ -54,7 +55,7 @@ pub trait Pictures: Send + Sync {
     async fn take(&self, tables: &[TableName]) -> Result<Picture, String>;
     /// The tables as they were committed, with nothing laid over them.
     async fn take_past(&self, _tables: &[TableName], _at: AsOf) -> Result<Picture, QueryError> {
-        Err(QueryError::Refused("these tables have no older versions".to_owned()))
+        Err(QueryError::Past("these tables have no older versions".to_owned()))
     }
     /// The generation of this name, `None` where none is kept under it.
     async fn generation(&self, _name: &str) -> Result<Option<Kept>, String> {
@@ -204,6 +205,7 @@ impl Planner {
     async fn start(&self, sql: &str, at: Option<AsOf>) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
         let mut statement = guard::parse(sql)?;
         table_functions::expand(&mut statement)?;
+        numbers::make_doubles(&mut statement);
         let mut needs = Needs::of(&self.base, &statement)?;
         let generations = Generations::find(self, &mut needs, at).await?;
         let tables: Vec<TableName> = needs.tables.iter().copied().collect();
@@ -302,6 +304,8 @@ fn config() -> SessionConfig {
         .with_information_schema(true);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
+    // An amount times 1.2 stays an amount: 1.2 is a decimal number, not the nearest that a double has.
+    options.sql_parser.parse_float_as_decimal = true;
     // Plain strings: every client reads them.
     options.sql_parser.map_string_types_to_utf8view = false;
     options.optimizer.expand_views_at_output = true;

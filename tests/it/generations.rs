@@ -141,6 +141,9 @@ fn generations_are_listed_and_dropped() {
 #[test]
 fn what_cannot_be_rebuilt_is_refused() {
     let home = with_history("small");
+    let vbm = include_str!("../../src/session/policies/vbm.toml");
+    std::fs::write(home.path("taken.toml"), vbm.replace("24h", "12h")).unwrap();
+    std::fs::write(home.path("wrong.toml"), vbm.replace("24h", "12 h")).unwrap();
     let server = home.serve();
     let before = home.tables();
     for (args, reason) in [
@@ -150,6 +153,9 @@ fn what_cannot_be_rebuilt_is_refused() {
         (&["rebuild", "--as", "a", "--policy", "nonsense"], "nonsense"),
         (&["rebuild", "--as", "a", "--policy", "./none.toml"], "none.toml"),
         (&["rebuild", "--as", "a", "--accounts", "Bot 1"], "accounts"),
+        (&["rebuild", "--as", "a", "--accounts", "bot1,bto2"], "there is no account `bto2`; there are: bot1, bot2"),
+        (&["rebuild", "--as", "a", "--policy", "./taken.toml"], "./taken.toml: name: \"vbm\" is a built-in policy"),
+        (&["rebuild", "--as", "a", "--policy", "./wrong.toml"], "./wrong.toml: line 8, length: \"12 h\""),
     ] {
         let error = home.fails_with(args, b"");
         assert!(error.contains(reason), "{args:?}: {error}");
@@ -166,9 +172,64 @@ fn what_cannot_be_rebuilt_is_refused() {
     );
     assert_eq!(reply.status, 422);
     assert!(reply.problem().contains("cannot take the place"), "{}", reply.problem());
+    let ask = |body: &str| {
+        super::harness::request(
+            super::harness::http().post(format!("{}/api/v1/rebuilds", server.console)).body(body.to_owned()),
+        )
+    };
+    for (body, reason) in [
+        (r#"{"as":"a","accounts":["bto2"]}"#.to_owned(), "there is no account `bto2`; there are: bot1, bot2"),
+        (r#"{"as":"a","from":"March"}"#.to_owned(), "from: `March` is no time"),
+        (
+            serde_json::json!({"as": "a", "policy_toml": vbm.replace("24h", "12h")}).to_string(),
+            "policy_toml: name: \"vbm\"",
+        ),
+    ] {
+        let reply = ask(&body);
+        assert_eq!((reply.status, reply.problem().contains(reason)), (422, true), "{body}: {}", reply.problem());
+    }
     before.assert_equal(&home.tables(), "after refusals");
     // The same policies by another word are the configured ones.
     home.ok(&["rebuild", "--policy", "counterbat"]);
+    // A date is its beginning, and nothing at all asks for what the command does without options.
+    let finished = |reply: super::harness::Reply| {
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        let name = serde_json::from_slice::<Value>(&reply.body).unwrap()["job"]["name"].as_str().unwrap().to_owned();
+        let report = || serde_json::from_slice::<Value>(&server.get(&format!("/api/v1/rebuilds/{name}")).body).unwrap();
+        let ended = |report: &Value| ["done", "failed"].contains(&report["job"]["phase"].as_str().unwrap());
+        super::harness::until("the rebuild", report, ended)["job"].clone()
+    };
+    let dated = finished(ask(r#"{"as":"dated","from":"2026-03-01"}"#));
+    assert_eq!(
+        (&dated["phase"], &dated["wish"]["from"]),
+        (&"done".into(), &"2026-03-01T00:00:00.000Z".into()),
+        "{dated}"
+    );
+    assert_eq!(finished(ask(""))["phase"], "done");
+}
+
+#[test]
+fn what_only_reads_makes_no_data_directory() {
+    let home = Home::new(&[]);
+    for args in [
+        &["sql", "select 1"][..],
+        &["verify"],
+        &["explain", "7"],
+        &["compare", "live", "g"],
+        &["rebuild", "--list"],
+        &["rebuild"],
+        &["export", "-"],
+    ] {
+        let error = home.fails_with(args, b"");
+        assert!(error.contains("there is no data in") && error.contains("--data-dir"), "{args:?}: {error}");
+        assert!(!home.data().exists(), "{args:?}");
+    }
+    // Nor is another folder taken for one.
+    std::fs::create_dir(home.data()).unwrap();
+    assert!(home.fails_with(&["sql", "select 1"], b"").contains("there is no data in"));
+    assert_eq!(std::fs::read_dir(home.data()).unwrap().count(), 0);
+    home.ok(&["import", "-"]);
+    assert_eq!(home.number("select count(*) from events"), 0);
 }
 
 #[test]
@@ -212,6 +273,9 @@ fn the_tables_are_read_as_they_were() {
         assert_eq!(refused.status, 403, "{settled}: {}", refused.text());
         assert!(refused.problem().contains("how far the partitions had come then is not kept"), "{settled}");
     }
+    let unknown = ask(serde_json::json!({"sql": counted[0], "version": 999_999}));
+    assert_eq!((unknown.status, unknown.problem().contains("at version 999999")), (404, true), "{}", unknown.problem());
+    assert_eq!(ask(serde_json::json!({"sql": both, "at": "2020-01-01"})).status, 404);
     let error = home.fails_with(&["sql", "--at", "2020-01-01", counted[0]], b"");
     assert!(error.contains("kept for a day"), "{error}");
     let error = home.fails_with(&["sql", "--version", "999999", counted[0]], b"");
