@@ -439,7 +439,7 @@ async fn records_that_are_not_archived_do_not_keep_a_rebuild_behind() {
     let scene = Scene::new().await;
     let place = scene.place().await;
     let lake = scene.open(place.objects.clone()).await;
-    let tick = events("small").into_iter().rfind(Event::is_tick).unwrap();
+    let tick = events("busy").into_iter().rfind(Event::is_tick).unwrap();
     append(&scene.log, &[tick]).await;
     run_by(scene.settings("vbm"), &place.path(), &lake, scene.log.clone(), true).await;
     let archived = lake.table(TableName::Events).snapshot();
