@@ -170,18 +170,6 @@ impl Lake {
         let claims = claims(name);
         Ok(listed.into_iter().map(|object| object.location).filter(|path| !path.prefix_matches(&claims)).collect())
     }
-
-    /// The names of those that nobody is making any more, and that are not complete.
-    pub async fn abandoned(&self, now_us: i64) -> Result<Vec<String>, LakeError> {
-        let mut found = Vec::new();
-        for name in self.names().await? {
-            let is_dead = |claim: super::Claim| claim.is_dead(now_us);
-            if self.generation_info(&name).await?.is_none() && self.claim_of(&name).await?.is_some_and(is_dead) {
-                found.push(name);
-            }
-        }
-        Ok(found)
-    }
 }
 
 #[cfg(test)]

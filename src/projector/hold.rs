@@ -53,11 +53,18 @@ impl Site {
 
     /// Claims the name of a generation that is to be made: refused where another has made one.
     pub async fn claim_to_make(&self, name: &str, id: &str) -> Result<(), RebuildError> {
-        self.claim(name, id).await?;
-        if self.lake.generation_info(name).await?.is_none_or(|info| info.made_by == id) {
-            return Ok(());
+        let claimed = self.claim(name, id).await?;
+        match self.lake.generation_info(name).await {
+            Ok(info) if info.as_ref().is_none_or(|info| info.made_by == id) => return Ok(()),
+            Ok(_) => self.lake.release_name(name, id).await?,
+            Err(error) => {
+                if claimed == Claimed::Anew {
+                    // Nobody knows of this claim after this.
+                    self.lake.release_name(name, id).await?;
+                }
+                return Err(error.into());
+            }
         }
-        self.lake.release_name(name, id).await?;
         Err(RebuildError::Wish(format!(
             "there is a generation {name} already: drop it first (counterbat rebuild --drop {name}), or take another name"
         )))

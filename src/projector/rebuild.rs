@@ -10,7 +10,7 @@ use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::lake::{GenerationInfo, Lake, TableName, TableSnapshot};
+use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot};
 use crate::state::{Meta, StateError};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -235,7 +235,10 @@ impl Site {
             made_by: job.claim.clone(),
         };
         drop(refold);
-        self.claim(&job.name, &job.claim).await?;
+        if self.claim(&job.name, &job.claim).await? != Claimed::Again {
+            // Others may have removed what there was of it meanwhile.
+            return Ok(Switch::TooLate);
+        }
         // It may have been told by a run that was cut off right after that.
         if let Err(error) = self.lake.publish(&info).await
             && !self.has_made(job).await?

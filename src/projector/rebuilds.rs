@@ -219,11 +219,16 @@ impl Site {
             claim: Uuid::now_v7().to_string(),
             leaves: false,
         };
+        let before = jobs.get(&job.name)?;
         jobs.put(&job)?;
         if let Some(name) = &job.wish.keep_as
             && let Err(error) = self.claim_to_make(name, &job.claim).await
         {
-            jobs.remove(name)?;
+            // The one before that was made under this name is told of as before.
+            match before {
+                Some(before) => jobs.put(&before)?,
+                None => jobs.remove(name)?,
+            }
             return Err(error);
         }
         Ok(job)

@@ -8,8 +8,8 @@ use crate::lake::is_generation_name;
 use uuid::Uuid;
 
 impl Site {
-    /// Removes what rebuilds that have ended do not need, and what others have left that were killed. What cannot be removed
-    /// now is left for the next time.
+    /// Removes what rebuilds of this data directory that have ended do not need. What cannot be removed now is left for the
+    /// next time; what other processes have begun is theirs to go on with, however long they are away.
     pub async fn sweep(&self) {
         if let Err(error) = self.try_to_sweep().await {
             tracing::warn!(%error, "some of what rebuilds have left cannot be removed now");
@@ -26,13 +26,6 @@ impl Site {
         }
         for dir in self.jobs().useless()? {
             remove(&dir)?;
-        }
-        let at_work = self.jobs().unfinished()?.map(|job| job.name);
-        for name in self.lake.abandoned((self.settings.clock)()).await? {
-            if at_work.as_ref() != Some(&name) {
-                tracing::info!(generation = name, "removing what was left of it by a process that has gone");
-                self.drop_kept(&name, None).await?;
-            }
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 /// A member that is silent for so long is out, and others take its partitions.
 const SESSION_MS: &str = "10000";
+/// A member that nobody polls for so long leaves: one that a call holds which does not come back. Longer than [`LET_GO`].
+const POLL_WITHIN_MS: &str = "90000";
 /// How often the group's thread looks whether it is time to end.
 const POLL: Duration = Duration::from_millis(100);
 /// Leaving the group takes at most this long.
@@ -143,7 +145,12 @@ impl KafkaGroup {
         });
         let mut config = settings.consumer();
         config.set("auto.offset.reset", "earliest").set("partition.assignment.strategy", "cooperative-sticky");
-        for (name, value) in [("session.timeout.ms", SESSION_MS), ("heartbeat.interval.ms", "1000")] {
+        let ours = [
+            ("session.timeout.ms", SESSION_MS),
+            ("heartbeat.interval.ms", "1000"),
+            ("max.poll.interval.ms", POLL_WITHIN_MS),
+        ];
+        for (name, value) in ours {
             if !settings.properties.iter().any(|(own, _)| own == name) {
                 config.set(name, value);
             }

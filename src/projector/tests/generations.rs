@@ -1,5 +1,6 @@
 //! Generations that are kept, of which one process makes each, and what rebuilds leave.
 
+use super::job::RebuildError;
 use super::rebuild::Site;
 use super::store::{Fate, Fated, paths};
 use super::switching::{Place, Scene, message_of, rows_of};
@@ -125,12 +126,23 @@ async fn what_rebuilds_have_left_is_removed_at_the_next_start() {
     let entries = std::fs::read_dir(place.path().join("rebuilds")).unwrap();
     let left: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(left, [format!("{failed}.json")]);
-    assert_eq!(traces(&place, "generations/dead/").await, [""; 0]);
-    assert!(traces(&place, "generations/alive/").await.len() > 2, "it is another's work");
+    for name in ["alive", "dead"] {
+        assert!(traces(&place, &format!("generations/{name}/")).await.len() > 2, "it is another's work");
+    }
     // Nothing stands in the way of the next one.
     let site = Site::new(lake.clone(), place.path(), Arc::new(scene.settings("vbm")), None);
     assert!(!site.is_marked());
-    place.rebuilds(&lake, scene.settings("vbm")).rebuild(wish(), |_| {}).await.unwrap();
+    site.forget("dead").await.unwrap();
+    assert_eq!(traces(&place, "generations/dead/").await, [""; 0]);
+    let refused = site.forget("alive").await.unwrap_err();
+    assert!(matches!(&refused, RebuildError::Taken { .. }), "{refused}");
+    let made = place.rebuilds(&lake, scene.settings("vbm"));
+    made.rebuild(wish(), |_| {}).await.unwrap();
+    let name = wish().keep_as.unwrap();
+    let record = jobs.get(&name).unwrap().unwrap();
+    let refused = made.rebuild(wish(), |_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("drop it first"), "{refused}");
+    assert_eq!(jobs.get(&name).unwrap().unwrap().claim, record.claim, "what is refused leaves no trace");
 }
 
 #[tokio::test(flavor = "multi_thread")]
