@@ -16,6 +16,9 @@ use std::time::Duration;
 const FOLDER: &str = "claims";
 /// Whoever has said nothing for so long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(300);
+/// A claim that changes hands just then is looked at again, so often.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Says who makes a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +64,25 @@ impl Lake {
         if !is_generation_name(name) {
             return Err(LakeError::Generation(format!("no generation can be named {name:?}")));
         }
+        let mut was_lost = false;
+        for _ in 0..TRIES {
+            match self.try_to_claim(name, claim).await? {
+                // What a try before this one wrote is no proof that it was held all the time.
+                Some(Claimed::Again) if was_lost => return Ok(Claimed::Anew),
+                Some(claimed) => return Ok(claimed),
+                None => was_lost = true,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(self.store.failed(&format!("the claim of generation {name} changes hands")))
+    }
+
+    /// `None` where the claim was given back, or taken, at that very moment.
+    async fn try_to_claim(&self, name: &str, claim: &Claim) -> Result<Option<Claimed>, LakeError> {
         let newest = self.newest_claim(name).await?;
         let claimed = match &newest {
             Some((_, other)) if other.id == claim.id => Claimed::Again,
-            Some((_, other)) if !other.is_dead(claim.told_us) => return Ok(Claimed::By(other.clone())),
+            Some((_, other)) if !other.is_dead(claim.told_us) => return Ok(Some(Claimed::By(other.clone()))),
             _ => Claimed::Anew,
         };
         let number = newest.map_or(1, |(number, _)| number + 1);
@@ -73,13 +91,13 @@ impl Lake {
         // One that slept while others went on writes a number that is past.
         match self.newest_claim(name).await? {
             Some((newest, _)) if newest == number && created == Created::Yes => {}
-            Some((_, other)) if other.id != claim.id => return Ok(Claimed::By(other)),
-            _ => return Err(self.store.failed(&format!("the claim of generation {name} changes hands"))),
+            Some((_, other)) if other.id != claim.id => return Ok(Some(Claimed::By(other))),
+            _ => return Ok(None),
         }
         for older in self.claim_numbers(name).await?.into_iter().filter(|older| *older < number) {
             self.store.delete(&path(name, older)).await?;
         }
-        Ok(claimed)
+        Ok(Some(claimed))
     }
 
     /// Who makes a generation, or did last.
@@ -153,6 +171,20 @@ mod tests {
         assert_eq!(one.claim_of("g").await.unwrap(), None);
         assert_eq!(one.claim_name("g", &claim("a", 10)).await.unwrap(), Claimed::Anew);
         assert_eq!(one.claim_numbers("g").await.unwrap().len(), 1, "older ones are removed");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_that_is_given_back_at_that_moment_can_be_claimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = open(dir.path()).await;
+        let own = claim("a", 0);
+        for round in 0..300 {
+            lake.claim_name("g", &own).await.unwrap();
+            let (released, claimed) = tokio::join!(lake.release_name("g", "a"), lake.claim_name("g", &own));
+            released.unwrap();
+            let claimed = claimed.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert!(matches!(claimed, Claimed::Again | Claimed::Anew), "{claimed:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
