@@ -291,8 +291,8 @@ impl Writing {
     }
 }
 
-/// The client ends every call by itself long before. One that is still out then has been seen never to come back, after
-/// brokers had gone and come.
+/// The client ends every call by itself long before. One that is still out then may never come back: parts of the library
+/// wait without a limit, as when it closes a consumer.
 const LONGEST: Duration = Duration::from_secs(120);
 
 async fn blocking<T: Send + 'static>(
