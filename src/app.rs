@@ -17,12 +17,13 @@ mod serve;
 mod ticks;
 mod unknown_calls;
 
-pub use access::{Access, Offline, ServerInfo, access};
+pub use access::{Access, Offline, ServerInfo, access, access_to_read};
 pub use demo::{DemoInfo, DemoOptions, demo};
 pub use serve::{Listeners, serve};
 
 use crate::cluster::ClientError;
 use crate::config::{AccountSeries, Config, ConfigError, LogKind};
+use crate::console::directory::DirectoryError;
 use crate::durable_file::{self, DurableFileError};
 use crate::gateway::account_store::AccountStore;
 use crate::gateway::accounts::AccountsError;
@@ -86,7 +87,14 @@ pub enum AppError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
     Client(#[from] ClientError),
+    /// What is asked for lies in a directory that nothing was ever recorded in.
+    #[error(
+        "there is no data in {path}: name the directory that has it (data_dir in the config, or --data-dir); `counterbat serve` and `counterbat import` make a new one"
+    )]
+    NoData { path: PathBuf },
     /// A file of the data directory.
     #[error("{path}: {error}")]
     File { path: PathBuf, error: std::io::Error },
@@ -199,7 +207,16 @@ impl Base {
                 virtual_hosted_style: s3.virtual_hosted_style,
             },
         };
-        Ok(Arc::new(Lake::open(location, self.log.id(), self.log.partitions()).await?))
+        // The client of the store tries a request again, but not an answer that broke off in the middle.
+        let open = || Lake::open(location.clone(), self.log.id(), self.log.partitions());
+        let lake = match open().await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "the tables are opened once more");
+                open().await?
+            }
+            opened => opened?,
+        };
+        Ok(Arc::new(lake))
     }
 }
 

@@ -26,7 +26,7 @@ SELECT
   count(*) FILTER (WHERE verdict = 'missed_session') AS missed_session,
   count(*) FILTER (WHERE verdict = 'unseen_session') AS unseen_session,
   count(*) FILTER (WHERE billing_inferred AND verdict NOT IN ('agreed', 'unreported')) AS inferred,
-  count(*) FILTER (WHERE verdict = 'agreed') / nullif(CAST(count(*) FILTER (WHERE verdict <> 'unreported') AS DOUBLE), 0.0)
+  count(*) FILTER (WHERE verdict = 'agreed') / CAST(nullif(count(*) FILTER (WHERE verdict <> 'unreported'), 0) AS DOUBLE)
     AS accuracy,
   CASE WHEN count(DISTINCT currency) FILTER (WHERE verdict IN ('overcharged', 'recharged')) <= 1
     THEN sum(cost) FILTER (WHERE verdict IN ('overcharged', 'recharged')) END AS at_stake,

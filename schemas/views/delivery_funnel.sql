@@ -25,7 +25,7 @@ SELECT
   pending,
   lost,
   delivered / CAST(sent AS DOUBLE) AS delivered_share,
-  seen / nullif(CAST(delivered AS DOUBLE), 0.0) AS seen_share,
+  seen / CAST(nullif(delivered, 0) AS DOUBLE) AS seen_share,
   times_ms[(timed + 1) / 2] AS delivery_p50_ms,
   times_ms[(timed * 9 + 9) / 10] AS delivery_p90_ms
 FROM (

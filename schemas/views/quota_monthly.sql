@@ -42,7 +42,7 @@ SELECT
   END AS exhausts_at
 FROM (
   -- Without a message, or a moment that has passed, there is no rate.
-  SELECT *, nullif(out_of_session, 0) * 86400.0 / nullif(greatest(as_of_s - start_s, 0.0), 0.0) AS per_day
+  SELECT *, nullif(out_of_session, 0) * CAST(86400 AS DOUBLE) / CASE WHEN as_of_s > start_s THEN as_of_s - start_s END AS per_day
   FROM (
     SELECT
       *,

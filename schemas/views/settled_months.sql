@@ -1,9 +1,10 @@
 -- Settled months: the UTC months of each account that nothing can change any more but a rebuild: every session that was
--- opened in one and every message that was sent in it is settled, and what may still come is too late for it.
+-- opened in one and every message that was sent in it is settled, and what may still come is too late for it. A month
+-- without any is there too, up to 12 months after the account's last.
 --
 -- account    TEXT           the account
 -- month      DATE           the first day of the month
--- policy     TEXT           of the last message
+-- policy     TEXT           of the last message; where there is none of the last session, or else as in the month before
 -- fee        DECIMAL(18,6)  the monthly fee of that policy, in EUR
 -- settled_at TIMESTAMP      from this watermark on it is settled
 SELECT account, month, policy, CAST(coalesce(monthly_fee_eur, 0) AS DECIMAL(18, 6)) AS fee, settled_at
@@ -12,7 +13,8 @@ FROM (
     account,
     month,
     is_settled,
-    policy,
+    last_value(coalesce(of_messages, of_sessions)) IGNORE NULLS
+      OVER (PARTITION BY account ORDER BY month ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS policy,
     watermark,
     greatest(
       last_end + arrow_cast((allowed_lateness_s + delivery_window_s) * 1000000, 'Duration(Microsecond)'),
@@ -25,18 +27,30 @@ FROM (
       month,
       bool_and(is_settled) AS is_settled,
       max(ended_at) AS last_end,
-      last_value(policy ORDER BY ended_at) FILTER (WHERE is_message) AS policy
+      last_value(policy ORDER BY ended_at) FILTER (WHERE what = 'message') AS of_messages,
+      last_value(policy ORDER BY ended_at) FILTER (WHERE what = 'session') AS of_sessions
     FROM (
       SELECT account, month_of(local_date(sent_at, 'UTC')) AS month, sent_at AS ended_at, state = 'settled' AS is_settled,
-        policy, true AS is_message
+        policy, 'message' AS what
       FROM messages
       UNION ALL
       SELECT account, month_of(local_date(opened_at, 'UTC')), coalesce(closed_at, expires_at), state = 'settled', policy,
-        false
+        'session'
       FROM sessions
+      UNION ALL
+      SELECT account, month, NULL, true, NULL, 'month'
+      FROM (
+        SELECT account, unnest(generate_series(month, CAST(least(month + INTERVAL '12 months', reached) AS DATE),
+          INTERVAL '1 month')) AS month
+        FROM (
+          SELECT account, month_of(local_date(sent_at, 'UTC')) AS month FROM messages
+          UNION
+          SELECT account, month_of(local_date(opened_at, 'UTC')) FROM sessions
+        ) AS lively
+        CROSS JOIN (SELECT month_of(local_date(min(watermark), 'UTC')) AS reached FROM partitions) AS newest
+      ) AS series
     ) AS told
     GROUP BY account, month
-    HAVING bool_or(is_message)
   ) AS months
   CROSS JOIN (
     SELECT

@@ -1,5 +1,6 @@
 -- Statement monthly: what a UTC month has cost, once nothing can change it any more but a rebuild: every session that was
 -- opened in it and every message that was sent in it is settled, in all partitions of the log. Other months are not there.
+-- One without a message has a row where the policy has a fee, up to 12 months after the account's last.
 --
 -- account    TEXT           the account
 -- month      DATE           the first day of the month
@@ -10,7 +11,7 @@
 -- unpriced   BIGINT         of these without a cost, for no price is known: what they cost is missing in the sums
 -- disputed   DECIMAL(28,6)  what messages cost that were charged against the rules: overcharged, recharged
 -- cost       DECIMAL(28,6)  what the charged messages cost
--- fee        DECIMAL(28,6)  the monthly fee of the policy of the last message, in the row in EUR
+-- fee        DECIMAL(28,6)  the monthly fee of the policy that `settled_months` tells, in the row in EUR
 -- settled_at TIMESTAMP      from this watermark on the month is settled
 SELECT
   account,

@@ -2,8 +2,9 @@
 
 use super::gateway::open_gateway;
 use super::projector::Running;
-use super::{AppError, Base, Brokers, Clock, wall_clock};
-use crate::config::Config;
+use super::{AppError, Base, Brokers, Clock, LOCK, wall_clock};
+use crate::config::{Config, LogKind};
+use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
 use crate::console::tokens::Token;
 use crate::durable_file;
@@ -57,6 +58,15 @@ pub async fn access(config: &Config) -> Result<Access, AppError> {
         },
         Err(error) => Err(error),
     }
+}
+
+/// [`access`] for what only reads: a directory that nothing was ever recorded in is refused, and nothing is made in it. With
+/// Kafka the data is elsewhere.
+pub async fn access_to_read(config: &Config) -> Result<Access, AppError> {
+    if config.log.kind == LogKind::Embedded && !config.data_dir.join(LOCK).exists() {
+        return Err(AppError::NoData { path: config.data_dir.clone() });
+    }
+    access(config).await
 }
 
 /// The data directory without a server. Give it back with [`Offline::stop`].
@@ -148,6 +158,8 @@ impl Offline {
     ) -> Result<Report, AppError> {
         let projector = self.start_projector().await?;
         projector.wait_committed(&self.log_ends().await?).await?;
+        wish.scope()?;
+        self.directory().await?.check(&wish.accounts).await?;
         let owned = projector.status().owned().len();
         let replaces = wish.keep_as.is_none();
         if replaces && owned < self.base.log.partitions() as usize {
@@ -174,6 +186,11 @@ impl Offline {
     fn offline_rebuilds(&self, lake: Arc<Lake>) -> Result<OfflineRebuilds, AppError> {
         let (dir, settings) = (self.base.dir.path.clone(), self.base.settings()?);
         Ok(OfflineRebuilds::new(lake, dir, settings, self.base.shares_its_log()))
+    }
+
+    /// Knows which accounts there are; starts the projector.
+    pub async fn directory(&self) -> Result<Directory, AppError> {
+        Ok(self.base.directory(Arc::new(self.engine().await?)))
     }
 
     /// Tells what became of events; starts the projector.
@@ -242,6 +259,19 @@ mod tests {
         let Access::Offline(third) = access(&config).await.unwrap() else { panic!("it is free again") };
         assert_eq!(read_server_info(&config.data_dir), None);
         third.stop().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_made_only_to_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let none = access_to_read(&config).await.err().unwrap();
+        assert!(none.to_string().contains("there is no data in") && none.to_string().contains("--data-dir"), "{none}");
+        assert!(!config.data_dir.exists());
+        let Access::Offline(made) = access(&config).await.unwrap() else { panic!("nobody else has it") };
+        made.stop().await.unwrap();
+        let Access::Offline(read) = access_to_read(&config).await.unwrap() else { panic!("it is free again") };
+        read.stop().await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,9 @@
 use super::{AppError, Base};
 use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
 use crate::config::Role;
+use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
+use crate::gateway::account_store::AccountStore;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
 use crate::query::{Engine, Limits, Reference};
@@ -50,7 +52,13 @@ impl Base {
 
     /// Tells what became of events, and why.
     pub(super) fn explainer(&self, engine: Arc<Engine>, lake: Arc<Lake>) -> Result<Explainer, AppError> {
-        Ok(Explainer { engine, lake, settings: Arc::new(self.settings()?) })
+        Ok(Explainer { directory: self.directory(engine), lake, settings: Arc::new(self.settings()?) })
+    }
+
+    /// Knows which accounts there are.
+    pub(super) fn directory(&self, engine: Arc<Engine>) -> Directory {
+        let configured = self.config.accounts.iter().map(|account| account.name.clone()).collect();
+        Directory { engine, configured: Arc::new(configured), store: AccountStore::new(self.shelf.clone()) }
     }
 
     /// The tables, for a process that folds nothing: a projector looks by itself whether they are of its log.

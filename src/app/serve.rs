@@ -9,6 +9,7 @@ use super::ticks::tick;
 use super::unknown_calls::count_unknown_calls;
 use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
+use crate::console::directory::Directory;
 use crate::console::health::Health;
 use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
@@ -77,12 +78,20 @@ pub async fn serve(
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
         None => None,
     };
+    let directory = match (&engine, &projector) {
+        (Some(engine), _) => Some(base.directory(engine.clone())),
+        // What it does not answer itself, it asks.
+        (None, Some(projector)) => {
+            Some(base.directory(Arc::new(base.engine(projector.lake().clone(), Some(projector))?)))
+        }
+        (None, None) => None,
+    };
     let mut console = open_console(
         &base,
         engine.clone(),
         gateway.clone(),
         projector.as_ref(),
-        rebuilds.clone(),
+        rebuilds.clone().zip(directory),
         lake.clone(),
         &token,
     )?;
@@ -182,7 +191,7 @@ fn open_console(
     engine: Option<Arc<Engine>>,
     gateway: Option<(crate::gateway::accounts::Accounts, crate::gateway::Gateway)>,
     projector: Option<&ProjectorHandle>,
-    rebuilds: Option<Rebuilds>,
+    rebuilds: Option<(Rebuilds, Directory)>,
     lake: Option<Arc<Lake>>,
     local: &Token,
 ) -> Result<axum::Router, AppError> {

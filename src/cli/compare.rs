@@ -4,8 +4,10 @@ use super::server::Server;
 use super::sql::{ask_engine, ask_server};
 use crate::app::{self, Access};
 use crate::config::Config;
+use crate::gateway::accounts::AccountSummary;
 use crate::lake::TableName;
 use crate::query::Engine;
+use crate::query::accounts::{NAMED_BY_EVENTS, check};
 use crate::query::compare::Comparison;
 use crate::query::output::{Format, Writer};
 use anyhow::{Context, Result};
@@ -13,12 +15,14 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use clap::ValueEnum;
 use futures::TryStreamExt;
+use std::collections::BTreeSet;
 use std::io::Write;
 
 /// Compare the live tables and a generation, or two generations
 ///
 /// Sessions, charged messages, their cost as Viber reports it and what each policy says it is (predicted), by account,
-/// country and month under both, then the rows that differ and in what.
+/// country and month under both, then the rows that differ and in what. Messages without a price are missing in the costs,
+/// and counted (unpriced). Costs of several currencies have no sum.
 /// `live` are the live tables; generations are made by `counterbat rebuild --as NAME`. A generation holds the events up to
 /// when it was made.
 #[derive(Debug, clap::Args)]
@@ -72,17 +76,43 @@ impl Asked<'_> {
 /// Runs the command.
 pub async fn run(args: CompareArgs, config: Config) -> Result<()> {
     let comparison = Comparison::new(&args.a, &args.b, &args.accounts)?;
-    let text = match app::access(&config).await? {
-        Access::Server(server) => compare(&args, &comparison, &Asked::There(&Server::new(&server)?)).await?,
+    let text = match app::access_to_read(&config).await? {
+        Access::Server(server) => {
+            let server = Server::new(&server)?;
+            check_accounts(&args.accounts, &config, &server).await?;
+            compare(&args, &comparison, &Asked::There(&server)).await?
+        }
         Access::Offline(offline) => {
             let engine = offline.engine().await?;
-            let text = compare(&args, &comparison, &Asked::Here(&engine)).await;
+            let text = match offline.directory().await?.check(&args.accounts).await {
+                Ok(()) => compare(&args, &comparison, &Asked::Here(&engine)).await,
+                Err(error) => Err(error.into()),
+            };
             drop(engine);
             offline.stop().await?;
             text?
         }
     };
     std::io::stdout().write_all(&text).context("cannot write to standard output")
+}
+
+/// Refuses a name that no account of the server has.
+async fn check_accounts(wanted: &[String], config: &Config, server: &Server) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut known: BTreeSet<String> = config.accounts.iter().map(|account| account.name.clone()).collect();
+    // One that is no gateway does not know those added at run time.
+    if let Ok(answer) = server.get("/api/v1/accounts", "").await {
+        let answer = answer.bytes().await.context("the server did not finish its answer")?;
+        let added: Vec<AccountSummary> =
+            serde_json::from_slice(&answer).context("the server answered something strange")?;
+        known.extend(added.into_iter().map(|account| account.name));
+    }
+    let (_, named) = Asked::There(server).ask(NAMED_BY_EVENTS).await?;
+    let names = named.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());
+    known.extend(names.map(str::to_owned));
+    Ok(check(wanted, &known)?)
 }
 
 async fn compare(args: &CompareArgs, comparison: &Comparison, asked: &Asked<'_>) -> Result<Vec<u8>> {

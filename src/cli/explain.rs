@@ -42,7 +42,7 @@ enum Format {
 /// Runs the command.
 pub async fn run(args: ExplainArgs, config: Config) -> Result<()> {
     let wish = Wish { q: args.id, account: args.account };
-    let explanation = match app::access(&config).await? {
+    let explanation = match app::access_to_read(&config).await? {
         Access::Server(server) => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             query.append_pair("q", &wish.q).extend_pairs(wish.account.iter().map(|account| ("account", account)));

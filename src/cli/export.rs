@@ -4,7 +4,7 @@ use super::progress::{Meter, count};
 use super::server::Server;
 use crate::app::{self, Access, Offline};
 use crate::config::Config;
-use crate::event::time::{format_us, parse_rfc3339_us};
+use crate::event::time::{format_us, parse_time_us};
 use crate::transfer::source::Sink;
 use crate::transfer::{Exporter, Filter};
 use anyhow::{Context, Result};
@@ -23,11 +23,11 @@ use std::sync::atomic::Ordering;
   counterbat export all.ndjson.zst
   counterbat export --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z --account shop - | head")]
 pub struct ExportArgs {
-    /// Only events received at or after this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Only events received at or after this time (RFC 3339, or a date in UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     pub from: Option<i64>,
-    /// Only events received before this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Only events received before this time (RFC 3339, or a date in UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     pub to: Option<i64>,
     /// Only events of this account
     #[arg(long, value_name = "NAME")]
@@ -37,15 +37,9 @@ pub struct ExportArgs {
     pub file: PathBuf,
 }
 
-pub(super) fn parse_time(text: &str) -> Result<i64, String> {
-    // A date alone is its first moment.
-    let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    parse_rfc3339_us(&whole).ok_or_else(|| "expected a time like 2026-03-01T00:00:00Z or a date".to_owned())
-}
-
 /// Runs the command. The file appears under its name only when it is complete.
 pub async fn run(args: ExportArgs, config: Config) -> Result<()> {
-    let access = app::access(&config).await?;
+    let access = app::access_to_read(&config).await?;
     let mut sink = Sink::create(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     let exported = match access {
         Access::Offline(offline) => export_offline(&args, *offline, &mut sink).await,

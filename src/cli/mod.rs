@@ -26,6 +26,7 @@ use server::Server;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -74,6 +75,9 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Threads that nobody waits for any more have so long to end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 fn run(cli: Cli) -> Result<()> {
     if let Command::Config(args) = &cli.command
         && args.default
@@ -81,7 +85,7 @@ fn run(cli: Cli) -> Result<()> {
         return config::print_default();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    match cli.command {
+    let done = match cli.command {
         // These have nothing to do with what the config says.
         Command::Demo(args) => runtime.block_on(demo::run(args, cli.data_dir)),
         Command::Sandbox(args) => runtime.block_on(sandbox::run(args)),
@@ -93,7 +97,10 @@ fn run(cli: Cli) -> Result<()> {
             let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), env)?;
             runtime.block_on(run_on_data(command, config))
         }
-    }
+    };
+    // What counts was waited for. What is still out then, as a call to a broker that does not come back, is left.
+    runtime.shutdown_timeout(LAST_WAIT);
+    done
 }
 
 /// Commands that work on the data directory.
@@ -127,7 +134,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
 }
 
 async fn run_sql(args: sql::SqlArgs, config: Config) -> Result<()> {
-    match app::access(&config).await? {
+    match app::access_to_read(&config).await? {
         Access::Server(server) => sql::run_remote(args, &Server::new(&server)?).await,
         Access::Offline(offline) => {
             let engine = offline.engine().await?;

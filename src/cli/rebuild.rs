@@ -1,13 +1,13 @@
 //! `counterbat rebuild`: tables anew from the archived events, in the place of the live ones or beside them.
 
-use super::export::parse_time;
 use super::progress::Meter;
 use super::server::Server;
 use crate::app::{self, Access};
 use crate::config::Config;
-use crate::event::time::format_us;
+use crate::event::time::{format_us, parse_time_us};
 use crate::lake::GenerationInfo;
 use crate::projector::{Listing, Phase, Progress, Report, Wish};
+use crate::session::Policy;
 use anyhow::{Context, Result, bail};
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
@@ -41,8 +41,8 @@ pub struct RebuildArgs {
     /// Accounts to fold anew; the rows of others stay as they are. Needs --as
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "keep_as")]
     accounts: Vec<String>,
-    /// Leave rows with an earlier reference time (opened_at, sent_at) as they are (RFC 3339). Needs --as
-    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "keep_as")]
+    /// Leave rows with an earlier reference time (opened_at, sent_at) as they are (RFC 3339, or a date in UTC). Needs --as
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us, requires = "keep_as")]
     from: Option<i64>,
     /// Show the generations that are kept, and rebuilds that are at work or have failed
     #[arg(long, conflicts_with_all = ["keep_as", "policy", "accounts", "from", "drop"])]
@@ -64,6 +64,7 @@ impl RebuildArgs {
             // The names of the built-in ones have neither.
             Some(file) if file.contains(['/', '.']) => {
                 let text = std::fs::read_to_string(Path::new(file)).with_context(|| format!("cannot read {file}"))?;
+                Policy::parse_own(&text).with_context(|| file.clone())?;
                 wish.policy_toml = Some(text);
             }
             name => wish.policy.clone_from(name),
@@ -74,7 +75,7 @@ impl RebuildArgs {
 
 /// Runs the command. What was rebuilt goes to standard output as one JSON object.
 pub async fn run(args: RebuildArgs, config: Config) -> Result<()> {
-    let access = app::access(&config).await?;
+    let access = app::access_to_read(&config).await?;
     if args.list {
         let listing = match access {
             Access::Server(server) => read(Server::new(&server)?.get(PATH, "").await?).await?,

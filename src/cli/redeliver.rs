@@ -1,12 +1,11 @@
 //! `counterbat redeliver`: recorded callbacks to a bot again.
 
-use super::export::parse_time;
 use super::progress::{Meter, count};
 use super::server::Server;
 use crate::app::{self, Access};
 use crate::config::Config;
 use crate::console::redeliver::{Progress, Redelivery, Wish};
-use crate::event::time::format_us;
+use crate::event::time::{format_us, parse_time_us};
 use anyhow::{Context, Result, bail};
 
 /// Send recorded callbacks to their bot again
@@ -22,11 +21,11 @@ pub struct RedeliverArgs {
     /// The bot
     #[arg(long, value_name = "NAME")]
     account: String,
-    /// Callbacks received at or after this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Callbacks received at or after this time (RFC 3339, or a date in UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     from: i64,
-    /// Callbacks received before this time (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Callbacks received before this time (RFC 3339, or a date in UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     to: i64,
 }
 
@@ -38,7 +37,7 @@ pub async fn run(args: RedeliverArgs, config: Config) -> Result<()> {
         meter.set_length(progress.total);
         meter.set_position(progress.passed());
     };
-    let end = match app::access(&config).await? {
+    let end = match app::access_to_read(&config).await? {
         Access::Server(server) => remote(&Server::new(&server)?, &wish, show).await?,
         Access::Offline(offline) => {
             let engine = offline.engine().await?;

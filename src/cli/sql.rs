@@ -1,9 +1,8 @@
 //! `counterbat sql`: a query on the data directory, or through the server that runs on it.
 
-use super::export::parse_time;
 use super::server::{Refused, Server};
 use crate::console::sql::{ARROW, FRESHNESS};
-use crate::event::time::format_us;
+use crate::event::time::{format_us, parse_time_us};
 use crate::lake::AsOf;
 use crate::query::freshness::COMPLETE;
 use crate::query::output::{Format, Writer};
@@ -43,8 +42,8 @@ pub struct SqlArgs {
     /// Read the one table of the query at this version of its Delta log
     #[arg(long, value_name = "N", conflicts_with = "at")]
     pub version: Option<u64>,
-    /// Read the tables as they were committed at this time (RFC 3339); older versions are kept for a day
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    /// Read the tables as they were committed at this time (RFC 3339, or a date in UTC); older versions are kept for a day
+    #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     pub at: Option<i64>,
     /// The query; - reads it from standard input
     #[arg(value_name = "QUERY")]

@@ -5,6 +5,7 @@ use super::server::Server;
 use crate::app::{self, Access};
 use crate::config::Config;
 use crate::console::verify::NAMED;
+use crate::event::shown::harmless;
 use crate::projector::verify::report::{Finding, Summary, TableSummary, Told, TooLate};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -13,10 +14,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Check that the tables are what the log folds to
 ///
-/// Reads every file, holds the archived events against the log, offset by offset, folds them anew and compares every row of
-/// sessions and messages. Nothing is changed. Works on the data directory, or through the server that runs on it, which
-/// goes on with its work meanwhile. Needs room for the fold's state of some partitions. Exit code 1 when anything
-/// differs; events that came too late to be folded in are listed, and are no error.
+/// Reads every file and holds it against its statistics, holds the archived events against the log, offset by offset, folds
+/// them anew and compares every row of sessions and messages. Nothing is changed. Works on the data directory, or through
+/// the server that runs on it, which goes on with its work meanwhile. Needs room for the fold's state of some partitions.
+/// Exit code 1 when anything differs; events that came too late to be folded in are listed, and are no error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   counterbat verify
@@ -67,7 +68,7 @@ pub async fn run(args: VerifyArgs, config: Config) -> Result<()> {
     let meter = Meter::of_records(0);
     let report = Mutex::new(Report::default());
     let tell = |told: Told| report.lock().unwrap_or_else(PoisonError::into_inner).take(told, &meter);
-    match app::access(&config).await? {
+    match app::access_to_read(&config).await? {
         Access::Server(server) => remote(&Server::new(&server)?, args.rows, tell).await?,
         Access::Offline(offline) => {
             let verified = offline.verify(args.rows, &tell).await;
@@ -131,7 +132,7 @@ fn json(summary: &Summary, findings: &[Finding], too_late: &[TooLate]) -> serde_
 fn table(summary: &Summary, findings: &[Finding], too_late: &[TooLate]) -> String {
     let mut out = String::new();
     let mut line = |text: &str| {
-        out.push_str(text.trim_end());
+        out.push_str(&harmless(text.trim_end()));
         out.push('\n');
     };
     line(&format!("{:<10}{:>10}{:>10}{:>14}{:>14}{:>10}", "table", "version", "files", "rows", "compared", "findings"));

@@ -250,7 +250,7 @@ impl Pictures for Gathering {
         let mut picture = Picture::default();
         for name in tables {
             let snapshot = self.lake.table(*name).as_of(at).await.map_err(|error| match error {
-                LakeError::Past { .. } => QueryError::Refused(error.to_string()),
+                LakeError::Past { .. } => QueryError::Past(error.to_string()),
                 error => QueryError::Internal(error.to_string()),
             })?;
             picture.tables.insert(*name, TableView::of(&snapshot, Overlay::default()));

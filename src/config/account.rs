@@ -1,11 +1,15 @@
 //! `[[accounts]]`: the bots, their tokens and their policies.
 
 use super::load::ConfigError;
-use crate::event::is_account_name;
+use crate::event::check_account_name;
+use crate::event::time::parse_date_ms;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use toml::Spanned;
+use toml::value::{Datetime, Value};
 
 /// Text that is never shown: not in logs, not by `{:?}`, not by `counterbat config`.
 #[derive(Clone, PartialEq, Eq)]
@@ -121,16 +125,15 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct WrittenPolicy {
     policy: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A date, in quotes or as TOML has them.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "date")]
     valid_from: Option<String>,
 }
 
 impl Written {
     fn account(self) -> Result<Account, String> {
         let name = self.name;
-        if !is_account_name(&name) {
-            return Err(format!("name: `{name}` is not of the form [a-z0-9_-]{{1,64}}"));
-        }
+        check_account_name(&name).map_err(|error| format!("name: {error}"))?;
         let token = match (self.token, self.token_env, self.token_file) {
             (Some(token), None, None) => TokenSource::Inline(Secret::new(token)),
             (None, Some(variable), None) => TokenSource::Env(variable),
@@ -140,6 +143,9 @@ impl Written {
         let policies = match (self.policy, self.policies) {
             (None, None) => Vec::new(),
             (Some(policy), None) => vec![PolicyFrom { valid_from_ms: None, policy }],
+            (None, Some(chain)) if chain.is_empty() => {
+                return Err(format!("account `{name}`: policies is empty: leave it out for [fold] policy"));
+            }
             (None, Some(chain)) => chain.into_iter().map(WrittenPolicy::read).collect::<Result<_, _>>()?,
             (Some(_), Some(_)) => return Err(format!("account `{name}` has both policy and policies: give one")),
         };
@@ -161,9 +167,17 @@ impl WrittenPolicy {
 }
 
 fn date_ms(text: &str) -> Result<i64, String> {
-    chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d")
-        .map(|date| date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
-        .map_err(|_| format!("valid_from: `{text}` is no date such as \"2026-03-01\""))
+    parse_date_ms(text).ok_or_else(|| format!("valid_from: `{text}` is no date such as \"2026-03-01\""))
+}
+
+fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(Some(text)),
+        Value::Datetime(Datetime { date: Some(date), time: None, .. }) => Ok(Some(date.to_string())),
+        _ => Err(D::Error::custom(
+            "valid_from: expected a date such as \"2026-03-01\", from whose beginning in UTC on it holds",
+        )),
+    }
 }
 
 impl<'de> Deserialize<'de> for Account {
@@ -202,6 +216,21 @@ impl Serialize for Account {
         }
         written.serialize(serializer)
     }
+}
+
+/// Where in the text of the config the block of an account begins that is refused: a list is refused as a whole.
+pub(super) fn refused_at(text: &str) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Blocks {
+        accounts: Vec<Spanned<Value>>,
+    }
+    let blocks: Blocks = toml::from_str(text).ok()?;
+    let mut names = BTreeSet::new();
+    let mut is_refused = |block: &&Spanned<Value>| match Account::deserialize(block.get_ref().clone()) {
+        Ok(account) => !names.insert(account.name),
+        Err(_) => true,
+    };
+    blocks.accounts.iter().find(|block| is_refused(block)).map(|block| block.span().start)
 }
 
 /// Accounts whose names differ.

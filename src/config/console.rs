@@ -1,7 +1,7 @@
 //! `[console]`: the second listener, and who may ask it.
 
 use super::load::ConfigError;
-use crate::event::is_account_name;
+use crate::event::check_account_name;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::Error as _;
@@ -106,11 +106,8 @@ fn all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ConsoleToken>, 
 /// Of the form of an account's name, so that no token of ours can be one by mistake: they are longer.
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
-    if is_account_name(&name) {
-        return Ok(name);
-    }
-    let shown = if name.len() > 64 { "a text of more than 64 bytes".to_owned() } else { format!("`{name}`") };
-    Err(D::Error::custom(format!("tokens: name: {shown} is not of the form [a-z0-9_-]{{1,64}}")))
+    check_account_name(&name).map_err(|error| D::Error::custom(format!("tokens: name: {error}")))?;
+    Ok(name)
 }
 
 /// The error does not quote what was given: it may be the token itself.

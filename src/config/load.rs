@@ -1,6 +1,6 @@
 //! Reading the settings: file, then environment, then flags.
 
-use super::{Account, Config, Tariffs, TokenSource};
+use super::{Account, Config, Tariffs, TokenSource, account};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,13 @@ impl Config {
 
 /// Where and why a text was refused, without what it says where tokens stand.
 fn refusal(text: &str, error: &toml::de::Error) -> ConfigError {
-    let before = error.span().and_then(|span| text.get(..span.start));
+    let is_of_list = |at: usize| {
+        let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        text[line..].starts_with("[[accounts]]") || text[line..].starts_with("accounts")
+    };
+    let at = error.span().map(|span| span.start).filter(|at| text.is_char_boundary(*at));
+    let at = at.map(|at| if is_of_list(at) { account::refused_at(text).unwrap_or(at) } else { at });
+    let before = at.and_then(|at| text.get(..at));
     let line = before.map(|before| before.matches('\n').count() + 1);
     let holds_secret = |line: &str| ["accounts", "key", "secret"].iter().any(|word| line.contains(word));
     let after_secrets =
@@ -271,6 +277,8 @@ mod tests {
             ("[log]\npartitions = 0", ["line 2", "1 to 1024"]),
             ("[lake]\n\ncommit_every = \"10 sec\"", ["line 3", "10 sec"]),
             ("[fold]\npolicy = 3", ["line 2", "string"]),
+            ("[fold]\nallowed_lateness = \"367d\"", ["line 2", "367d is longer than 366d"]),
+            ("[fold]\n\ndelivery_window = \"36500d\"", ["line 3", "36500d is longer than 366d"]),
             ("[console]\nlisten = \"0.0.0.0:8081\"", ["[console] listen", "counterbat token new NAME"]),
             ("[console]\ntokens = [{name = \"Ops\", sha256 = \"\"}]", ["line 2", "name: `Ops`"]),
             ("[console]\ntokens = [\n{name = \"ops\", sha256 = \"ab\"}]", ["line 3", "sha256: expected the 64"]),
@@ -279,10 +287,13 @@ mod tests {
             ("[upstream]\nurl = \"ftp://x\"", ["line 2", "ftp://x"]),
             ("[[accounts]]\nname = \"A b\"\ntoken = \"x\"", ["line 1", "A b"]),
             ("[[accounts]]\nname = \"a\"", ["line 1", "token_env"]),
+            ("[[accounts]]\nname = \"a\"\ntoken = \"x\"\n\n[[accounts]]\nname = \"b\"", ["line 5", "token_env"]),
+            ("accounts = [\n{name = \"a\", token = \"x\"},\n{name = \"b\"}]", ["line 3", "token_env"]),
             (
                 "[[accounts]]\nname = \"a\"\ntoken = \"x\"\n[[accounts]]\nname = \"a\"\ntoken = \"y\"",
-                ["line", "two accounts"],
+                ["line 4", "two accounts"],
             ),
+            ("[[accounts]]\nname = \"a\"\ntoken = \"x\"\npolicies = []", ["line 1", "account `a`: policies is empty"]),
             ("[metrics]\naccounts = \"some\"", ["line 2", "some"]),
             ("[gateway]\nrequests_per_second = -1", ["line 2", "-1"]),
             ("[gateway]\ntls = {cert = \"a\"}", ["line 2", "key"]),
@@ -359,6 +370,12 @@ mod tests {
         let good = account("[{policy=\"vbm\"},{policy=\"counterbat\", valid_from=\"2026-03-01\"}]");
         let config = parse(&good, &[]).unwrap();
         assert_eq!(config.accounts[0].policies[1].valid_from_ms, Some(1_772_323_200_000));
+        let unquoted = good.replace("\"2026-03-01\"", "2026-03-01");
+        assert_eq!(parse(&unquoted, &[]), Ok(config));
+        for other in ["2026-03-01T00:00:00Z", "20260301", "\"2026-3-1\""] {
+            let error = parse(&good.replace("\"2026-03-01\"", other), &[]).unwrap_err();
+            assert!(error.contains("valid_from") && error.contains("date such as"), "{other}: {error}");
+        }
         for bad in ["[{policy=\"vbm\", valid_from=\"2026-03-01\"}]", "[{policy=\"vbm\"},{policy=\"vbm\"}]"] {
             assert!(parse(&account(bad), &[]).unwrap_err().contains("valid_from"));
         }

@@ -132,7 +132,9 @@ pub struct Fold {
     pub policy_files: Vec<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prices: Option<PathBuf>,
+    #[serde(deserialize_with = "within_a_year")]
     pub allowed_lateness: Span,
+    #[serde(deserialize_with = "within_a_year")]
     pub delivery_window: Span,
     #[serde(deserialize_with = "memory")]
     pub memory: Size,
@@ -293,6 +295,11 @@ fn some_http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ur
 fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
     let span = Span::deserialize(deserializer)?;
     if span.0.is_zero() { Err(D::Error::custom("this duration must be longer than 0")) } else { Ok(span) }
+}
+
+fn within_a_year<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    let (span, most) = (Span::deserialize(deserializer)?, Span::days(366));
+    if span > most { Err(D::Error::custom(format!("{span} is longer than {most}, the most"))) } else { Ok(span) }
 }
 
 fn some_positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {

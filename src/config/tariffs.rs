@@ -32,7 +32,9 @@ impl Tariffs {
         }
         for (whose, name) in &named {
             tariffs.policy(name).map_err(|error| {
-                let line = text.lines().position(|line| line.contains(&format!("\"{name}\""))).map(|line| line + 1);
+                let line =
+                    text.lines().position(|line| line.contains("polic") && line.contains(&format!("\"{name}\"")));
+                let line = line.map(|line| line + 1);
                 // What stands at an account may be a token that was put into the wrong place.
                 let quoted = error.to_string();
                 let reason = if whose == "[fold]" { quoted } else { without_quotes(&quoted) };
@@ -111,7 +113,12 @@ fn read<T, E: ToString>(
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<T, ConfigError> {
     let refuse = |reason: String| ConfigError::Tariff { setting: setting.to_owned(), path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        refuse(format!("line {line}: it is not in UTF-8 from there on: save it as UTF-8"))
+    })?;
     parse(&text).map_err(|error| refuse(error.to_string()))
 }
 

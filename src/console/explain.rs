@@ -1,14 +1,16 @@
 //! `GET /api/v1/explain?q=…`: what became of an event, a message, a session or a user, and why.
 
+use super::directory::{Directory, DirectoryError};
 use super::problem::Problem;
-use crate::event::is_account_name;
+use crate::event::{BadAccountName, check_account_name};
 use crate::explain::{self, Archived, Cost, Costs, Focus, Story};
 use crate::lake::rows::read_event;
 use crate::lake::{Lake, LakeError};
 use crate::projector::Settings;
-use crate::query::{Engine, QueryError};
+use crate::query::QueryError;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -48,8 +50,10 @@ pub struct Explanation {
 /// Why something is not explained.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    #[error("account: `{0}` is not of the form [a-z0-9_-]{{1,64}}")]
-    Account(String),
+    #[error("account: {0}")]
+    Account(#[from] BadAccountName),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error("nothing is known of `{0}`: no event, message, session or user has this id")]
     Unknown(String),
     #[error("`{q}` is known of the accounts {accounts}: say of which by account")]
@@ -68,7 +72,7 @@ pub enum Failed {
 /// Finds what is asked for in the tables, and folds it.
 #[derive(Clone)]
 pub struct Explainer {
-    pub engine: Arc<Engine>,
+    pub directory: Directory,
     pub lake: Arc<Lake>,
     pub settings: Arc<Settings>,
 }
@@ -79,8 +83,9 @@ type Who = (Option<String>, Option<String>);
 impl Explainer {
     /// Tells what became of it.
     pub async fn explain(&self, wish: &Wish) -> Result<Explanation, Failed> {
-        if let Some(account) = wish.account.as_ref().filter(|account| !is_account_name(account)) {
-            return Err(Failed::Account(account.clone()));
+        if let Some(account) = &wish.account {
+            check_account_name(account)?;
+            self.directory.check(std::slice::from_ref(account)).await?;
         }
         let (focus, found) = self.find(wish).await?;
         let accounts: BTreeSet<&str> = found.iter().filter_map(|(account, _)| account.as_deref()).collect();
@@ -179,20 +184,25 @@ impl Explainer {
                 .messages
                 .extend((0..batch.num_rows()).map(|row| (tokens.value(row).cast_unsigned(), cost(&batch, row))));
         }
-        for batch in self.rows(&format!("select {columns}, session_id from sessions {of_user}")).await? {
-            let ids = (0..batch.num_rows()).filter_map(|row| Some((string(&batch, 2, row)?, cost(&batch, row))));
-            costs.sessions.extend(ids);
+        for batch in self.rows(&format!("select {columns}, session_id, state from sessions {of_user}")).await? {
+            for row in 0..batch.num_rows() {
+                let Some(id) = string(&batch, 2, row) else { continue };
+                if string(&batch, 3, row).as_deref() == Some("open") {
+                    costs.open.insert(id.clone());
+                }
+                costs.sessions.insert(id, cost(&batch, row));
+            }
         }
         Ok(costs)
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-        self.engine.query(sql).await?.try_collect().await
+        self.directory.engine.query(sql).await?.try_collect().await
     }
 }
 
 fn cost(batch: &RecordBatch, row: usize) -> Cost {
-    Cost { amount: string(batch, 0, row), currency: string(batch, 1, row) }
+    Cost { amount: string(batch, 0, row), currency: string(batch, 1, row), because: None }
 }
 
 /// A value as SQL.
@@ -213,7 +223,11 @@ pub fn router(explainer: Explainer) -> Router {
     Router::new().route("/api/v1/explain", get(explain)).with_state(explainer)
 }
 
-async fn explain(State(explainer): State<Explainer>, Query(wish): Query<Wish>) -> Result<Json<Explanation>, Problem> {
+async fn explain(
+    State(explainer): State<Explainer>,
+    wish: Result<Query<Wish>, QueryRejection>,
+) -> Result<Json<Explanation>, Problem> {
+    let Query(wish) = wish?;
     Ok(Json(explainer.explain(&wish).await?))
 }
 
@@ -221,6 +235,7 @@ impl From<Failed> for Problem {
     fn from(failed: Failed) -> Problem {
         match failed {
             Failed::Query(error) => error.into(),
+            Failed::Directory(error) => error.into(),
             Failed::Account(_) => Problem::bad_request(failed.to_string()),
             Failed::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, failed.to_string()),
             Failed::TooMany(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, failed.to_string()),

@@ -77,9 +77,8 @@ impl Health {
         }
         if let Some(what) = status.recovering {
             complaints.push(format!("recovering: {what}"));
-        }
-        if status.joining {
-            complaints.push("the partitions are being shared out".into());
+        } else if status.joining {
+            complaints.push("the projector starts: it does not have its partitions yet".into());
         }
         let mut lag = 0;
         for (partition, status) in (0u32..).zip(&status.partitions).filter(|(_, status)| status.owned) {

@@ -4,6 +4,7 @@
 //! somebody else makes a browser send. Health is told to everybody.
 
 pub mod accounts;
+pub mod directory;
 pub mod explain;
 pub mod health;
 pub mod problem;
@@ -26,6 +27,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use directory::Directory;
 use explain::Explainer;
 use health::Health;
 use problem::Problem;
@@ -40,7 +42,7 @@ pub struct Console {
     pub transfer: Option<Transfer>,
     pub verifier: Option<Verifier>,
     pub explainer: Option<Explainer>,
-    pub rebuilds: Option<Rebuilds>,
+    pub rebuilds: Option<(Rebuilds, Directory)>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
     pub metrics: Arc<Metrics>,
@@ -63,7 +65,10 @@ pub fn router(console: Console) -> Router {
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
         .merge(explainer.map_or_else(|| lacking("query", explain::ROUTES), explain::router))
         .merge(verifier.map_or_else(|| lacking("projector", verify::ROUTES), verify::router))
-        .merge(rebuilds.map_or_else(|| lacking("projector", rebuilds::ROUTES), rebuilds::router))
+        .merge(match rebuilds {
+            Some((rebuilds, directory)) => rebuilds::router(rebuilds, directory),
+            None => lacking("projector", rebuilds::ROUTES),
+        })
         .merge(match gateway {
             Some((accounts, gateway)) => accounts::router(accounts, gateway),
             None => lacking("gateway", accounts::ROUTES),

@@ -1,33 +1,50 @@
 //! `/api/v1/rebuilds`: rebuilds beside the running server, and the generations that are kept.
 
+use super::directory::Directory;
 use super::problem::Problem;
+use crate::event::time::{format_us, parse_time_us};
 use crate::projector::{Listing, RebuildError, Rebuilds, Report, Wish};
+use crate::session::Policy;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 
 /// The routes.
 pub const ROUTES: &[&str] = &["/api/v1/rebuilds", "/api/v1/rebuilds/{name}"];
 
 /// The routes, with their state.
-pub fn router(rebuilds: Rebuilds) -> Router {
+pub fn router(rebuilds: Rebuilds, directory: Directory) -> Router {
+    let asking = Router::new().route("/api/v1/rebuilds", post(ask)).with_state((rebuilds.clone(), directory));
     Router::new()
-        .route("/api/v1/rebuilds", get(list).post(ask))
+        .route("/api/v1/rebuilds", get(list))
         .route("/api/v1/rebuilds/{name}", get(one).delete(remove))
         .with_state(rebuilds)
+        .merge(asking)
 }
 
 async fn list(State(rebuilds): State<Rebuilds>) -> Result<Json<Listing>, Problem> {
     Ok(Json(rebuilds.list().await?))
 }
 
-/// Begins one; how it goes is told by its own address.
-async fn ask(State(rebuilds): State<Rebuilds>, body: Bytes) -> Result<(StatusCode, Json<Report>), Problem> {
-    let wish: Wish = serde_json::from_slice(&body).map_err(|error| {
+/// Begins one; how it goes is told by its own address. Nothing at all asks for the same as `{}`.
+async fn ask(
+    State((rebuilds, directory)): State<(Rebuilds, Directory)>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Report>), Problem> {
+    let body = if body.trim_ascii().is_empty() { Bytes::from_static(b"{}") } else { body };
+    let mut wish: Wish = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request(format!("expected {{}}, or some of as, policy, policy_toml, accounts, from: {error}"))
     })?;
+    if let Some(from) = &mut wish.from {
+        *from = format_us(parse_time_us(from).map_err(|error| Problem::unprocessable(format!("from: {error}")))?);
+    }
+    if let Some(text) = &wish.policy_toml {
+        Policy::parse_own(text).map_err(|error| Problem::unprocessable(format!("policy_toml: {error}")))?;
+    }
+    wish.scope()?;
+    directory.check(&wish.accounts).await?;
     Ok((StatusCode::ACCEPTED, Json(rebuilds.ask(wish).await?)))
 }
 
@@ -44,7 +61,7 @@ impl From<RebuildError> for Problem {
     fn from(error: RebuildError) -> Problem {
         let status = match &error {
             RebuildError::Wish(_) | RebuildError::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            RebuildError::Busy(_) | RebuildError::IsLive(_) => StatusCode::CONFLICT,
+            RebuildError::Busy(_) | RebuildError::IsLive(_) | RebuildError::Taken { .. } => StatusCode::CONFLICT,
             RebuildError::Unknown(_) => StatusCode::NOT_FOUND,
             RebuildError::Projector(_) | RebuildError::File(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -2,14 +2,15 @@
 //! Viber's own repeats.
 
 use super::problem::Problem;
-use crate::event::is_account_name;
-use crate::event::time::{format_us, parse_rfc3339_us};
+use crate::event::time::{format_us, parse_time_us};
+use crate::event::{BadAccountName, check_account_name};
 use crate::gateway::{Gateway, RedeliverError};
 use crate::query::{Engine, Freshness, QueryError, QueryStream};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -29,7 +30,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 #[serde(deny_unknown_fields)]
 pub struct Wish {
     pub account: String,
-    /// RFC 3339.
+    /// RFC 3339, or a date.
     pub from: String,
     pub to: String,
 }
@@ -59,10 +60,13 @@ impl Progress {
 /// Why callbacks cannot be sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    #[error("account: `{0}` is not of the form [a-z0-9_-]{{1,64}}")]
-    Account(String),
-    #[error("{name}: `{value}` is no time such as 2026-03-01T00:00:00Z")]
-    Time { name: &'static str, value: String },
+    #[error("account: {0}")]
+    Account(#[from] BadAccountName),
+    #[error("{name}: {reason}")]
+    Time { name: &'static str, reason: String },
+    /// Whoever asks for them would take those that come in later to be sent too.
+    #[error("to: {to} is in the future, and callbacks that come in until then would be left out: it is {now}")]
+    Future { to: String, now: String },
     /// Some would be left out for good: nobody would send them later.
     #[error(
         "of partitions {partitions} {seen} can be seen now, as those who fold them do not answer, and later callbacks would be left out: send them when they do, or give an earlier --to"
@@ -106,15 +110,14 @@ pub struct Redelivery {
 impl Redelivery {
     /// Finds the callbacks: each once, however often Viber sent it; no validations of a webhook.
     pub async fn start(engine: &Engine, gateway: Gateway, wish: &Wish) -> Result<Self, Failed> {
-        if !is_account_name(&wish.account) {
-            return Err(Failed::Account(wish.account.clone()));
-        }
+        check_account_name(&wish.account)?;
         gateway.check_redelivery(&wish.account)?;
-        let time = |name, value: &str| match parse_rfc3339_us(value) {
-            Some(us) => Ok(format_us(us)),
-            None => Err(Failed::Time { name, value: value.to_owned() }),
-        };
-        let (from, to) = (time("from", &wish.from)?, time("to", &wish.to)?);
+        let time = |name, text: &str| parse_time_us(text).map_err(|reason| Failed::Time { name, reason });
+        let (from_us, to_us) = (time("from", &wish.from)?, time("to", &wish.to)?);
+        let (from, to, now_us) = (format_us(from_us), format_us(to_us), gateway.now_us());
+        if to_us > now_us {
+            return Err(Failed::Future { to, now: format_us(now_us) });
+        }
         let found = format!(
             "(select type, data, data_base64, signature, received_at, partition, \"offset\", row_number() over \
              (partition by event_id order by received_at, partition, \"offset\") as n from events where account = '{}' \
@@ -131,7 +134,7 @@ impl Redelivery {
             "select type, data, data_base64, signature from {found} order by received_at, partition, \"offset\""
         );
         let rows = engine.query(&rows).await?;
-        Failed::unless_complete(rows.freshness(), parse_rfc3339_us(&to).unwrap_or(i64::MAX))?;
+        Failed::unless_complete(rows.freshness(), to_us)?;
         let progress = Progress { total, ..Progress::default() };
         Ok(Self { gateway, account: wish.account.clone(), rows, batch: None, row: 0, progress })
     }
@@ -182,7 +185,8 @@ pub fn router(parts: Parts) -> Router {
 }
 
 /// Answers with lines of [`Progress`]; the last one is `done`. A client that leaves ends it.
-async fn redeliver(State(parts): State<Parts>, Json(wish): Json<Wish>) -> Result<Response, Problem> {
+async fn redeliver(State(parts): State<Parts>, wish: Result<Json<Wish>, JsonRejection>) -> Result<Response, Problem> {
+    let Json(wish) = wish?;
     let redelivery = Redelivery::start(&parts.engine, parts.gateway, &wish).await?;
     let lines = stream::try_unfold(Some(redelivery), |redelivery| async move {
         let Some(mut redelivery) = redelivery else { return Ok(None) };
@@ -207,7 +211,9 @@ impl From<Failed> for Problem {
             Failed::Query(error) => error.into(),
             Failed::Redeliver(error) => Problem::new(StatusCode::CONFLICT, error.to_string()),
             Failed::Behind { .. } => Problem::unavailable(failed.to_string()),
-            Failed::Account(_) | Failed::Time { .. } => Problem::bad_request(failed.to_string()),
+            Failed::Account(_) | Failed::Time { .. } | Failed::Future { .. } => {
+                Problem::bad_request(failed.to_string())
+            }
         }
     }
 }

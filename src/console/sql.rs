@@ -1,7 +1,7 @@
 //! `POST /api/v1/sql`: a query in, its answer out as it is found; of the tables as they are, or as they were.
 
 use super::problem::Problem;
-use crate::event::time::parse_rfc3339_us;
+use crate::event::time::parse_time_us;
 use crate::lake::AsOf;
 use crate::query::output::{Format, OutputError, Writer};
 use crate::query::{Engine, QueryError, QueryStream};
@@ -45,7 +45,7 @@ struct Request {
     /// Of the one table that it reads.
     #[serde(default)]
     version: Option<u64>,
-    /// RFC 3339.
+    /// RFC 3339, or a date.
     #[serde(default)]
     at: Option<String>,
 }
@@ -55,9 +55,10 @@ impl Request {
         match (self.version, &self.at) {
             (Some(_), Some(_)) => Err(Problem::bad_request("version and at are two answers to one question")),
             (Some(version), None) => Ok(Some(AsOf::Version(version))),
-            (None, Some(text)) => parse_rfc3339_us(text).map(|us| Some(AsOf::At(us))).ok_or_else(|| {
-                Problem::bad_request(format!("at: `{text}` is no RFC 3339 time like 2026-03-01T00:00:00Z"))
-            }),
+            (None, Some(text)) => {
+                let us = parse_time_us(text).map_err(|error| Problem::bad_request(format!("at: {error}")))?;
+                Ok(Some(AsOf::At(us)))
+            }
             (None, None) => Ok(None),
         }
     }
@@ -168,6 +169,7 @@ impl From<QueryError> for Problem {
         let (status, title) = match &error {
             QueryError::Syntax { .. } => (StatusCode::BAD_REQUEST, "The query is no SQL"),
             QueryError::Refused(_) => (StatusCode::FORBIDDEN, "The query is refused"),
+            QueryError::Past(_) => (StatusCode::NOT_FOUND, "The tables are not known as they were then"),
             QueryError::Plan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "The query does not fit the tables"),
             QueryError::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "The query has no answer"),
             QueryError::Limit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "The query is too large"),

@@ -1,12 +1,13 @@
 //! `POST /api/v1/import` and `GET /api/v1/export`: event files through a running server.
 
 use super::problem::Problem;
-use crate::event::time::parse_rfc3339_us;
+use crate::event::time::parse_time_us;
 use crate::log::{self, EventLog};
 use crate::projector::ProjectorHandle;
 use crate::transfer::import::{LiveWatermarks, SkipBad};
 use crate::transfer::{ExportError, Exporter, Filter, ImportError, Importer, Outcome, Stop, Summary};
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -86,9 +87,10 @@ struct SkippedLine {
 
 async fn import(
     State(transfer): State<Transfer>,
-    Query(query): Query<ImportQuery>,
+    query: Result<Query<ImportQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, Problem> {
+    let Query(query) = query?;
     let skipped = Arc::new(Mutex::new(Vec::new()));
     let watermarks = live_watermarks(&transfer.projector);
     let mut importer =
@@ -205,16 +207,21 @@ impl ExportQuery {
     fn filter(self) -> Result<Filter, Problem> {
         let time = |name: &str, text: Option<String>| match text.filter(|text| !text.is_empty()) {
             None => Ok(None),
-            Some(text) => parse_rfc3339_us(&text).map(Some).ok_or_else(|| {
-                Problem::bad_request(format!("{name}: `{text}` is no RFC 3339 time like 2026-03-01T00:00:00Z"))
-            }),
+            Some(text) => match parse_time_us(&text) {
+                Ok(us) => Ok(Some(us)),
+                Err(error) => Err(Problem::bad_request(format!("{name}: {error}"))),
+            },
         };
         let account = self.account.filter(|account| !account.is_empty());
         Ok(Filter { from_us: time("from", self.from)?, to_us: time("to", self.to)?, account })
     }
 }
 
-async fn export(State(transfer): State<Transfer>, Query(query): Query<ExportQuery>) -> Result<Response, Problem> {
+async fn export(
+    State(transfer): State<Transfer>,
+    query: Result<Query<ExportQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query?;
     let unavailable = |error: ExportError| Problem::unavailable(error.to_string());
     let exporter = Exporter::open(transfer.log, query.filter()?).await.map_err(unavailable)?;
     let trimmed: Vec<String> = exporter.trimmed().iter().map(|(p, first)| format!("{p}:{first}")).collect();

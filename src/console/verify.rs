@@ -5,6 +5,7 @@ use crate::projector::verify::Verifier;
 use crate::projector::verify::report::Told;
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -38,7 +39,11 @@ fn named() -> usize {
 }
 
 /// Answers with lines of [`Told`]; the last one is `done` or `failed`. A client that leaves ends it.
-async fn verify(State(verifier): State<Verifier>, Query(wish): Query<Wish>) -> Result<Response, Problem> {
+async fn verify(
+    State(verifier): State<Verifier>,
+    wish: Result<Query<Wish>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(wish) = wish?;
     let Ok(busy) = verifier.busy.clone().try_lock_owned() else {
         return Err(Problem::new(StatusCode::CONFLICT, "a verification is under way: wait for its end"));
     };

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod identity;
 pub mod payload;
 pub mod reading;
+pub mod shown;
 pub mod structured;
 pub mod time;
 
@@ -72,6 +73,21 @@ impl Event {
             None => account.to_owned(),
         }
     }
+}
+
+/// A name that no account can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not of the form [a-z0-9_-]{{1,64}}", quoted(.0))]
+pub struct BadAccountName(pub String);
+
+/// What is longer may be a token that was put into the wrong place.
+fn quoted(name: &str) -> String {
+    if name.len() > 64 { "a text of more than 64 bytes".to_owned() } else { format!("`{name}`") }
+}
+
+/// Refuses a name that is not as [`is_account_name`] wants it.
+pub fn check_account_name(name: &str) -> Result<(), BadAccountName> {
+    if is_account_name(name) { Ok(()) } else { Err(BadAccountName(name.to_owned())) }
 }
 
 /// `[a-z0-9_-]{1,64}` (spec §2).

@@ -13,11 +13,11 @@ mod tests;
 use crate::event::reading::counted_time;
 use crate::event::{Disposition, Origin, Reading, Record, read};
 use crate::session::change;
-use crate::session::row::{CloseReason, Expected, Kind, SessionRow, Verdict};
+use crate::session::row::{CloseReason, Expected, Kind, MessageRow, SessionRow, Verdict};
 use crate::session::{Rows, Terms, User};
 use placing::Placing;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A record of the archive.
 #[derive(Debug, Clone)]
@@ -34,6 +34,23 @@ pub struct Archived {
 pub struct Cost {
     pub amount: Option<String>,
     pub currency: Option<String>,
+    /// Why there is no amount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<NoCost>,
+}
+
+/// Why a row has no cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoCost {
+    /// The tables do not have the row.
+    NoRow,
+    /// A charged message has no price.
+    NoPrice,
+    /// Messages of a session were charged in these currencies, which have no sum.
+    Currencies(Vec<String>),
+    /// The sum has more digits than the column.
+    TooLarge,
 }
 
 /// What the tables have for the rows of a user.
@@ -43,6 +60,8 @@ pub struct Costs {
     pub messages: BTreeMap<u64, Cost>,
     /// By session id in hex.
     pub sessions: BTreeMap<String, Cost>,
+    /// The sessions that time has not ended yet, by id in hex.
+    pub open: BTreeSet<String>,
 }
 
 /// All that is known of one user.
@@ -133,7 +152,10 @@ pub enum Meaning {
     Outbound {
         #[serde(serialize_with = "values::word")]
         expected: Expected,
+        /// Of the copy that counts.
         billing_status: Option<i32>,
+        /// What this record itself says of it.
+        told: Reported,
         is_broadcast: bool,
         #[serde(serialize_with = "values::word")]
         verdict: Verdict,
@@ -154,6 +176,16 @@ pub enum Meaning {
         closes: Vec<Placed>,
     },
     Subscribed,
+}
+
+/// What a record says of `billing_status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reported {
+    Status(i32),
+    Nothing,
+    /// Something that is no whole number: it counts as none.
+    Unreadable,
 }
 
 /// How a receipt counts.
@@ -187,8 +219,9 @@ pub struct Placed {
 pub struct Told {
     #[serde(flatten)]
     pub session: Placed,
-    #[serde(serialize_with = "values::word")]
-    pub close_reason: CloseReason,
+    /// `None` while it is open.
+    #[serde(serialize_with = "values::optional_word")]
+    pub close_reason: Option<CloseReason>,
     #[serde(serialize_with = "values::sure_token")]
     pub opened_by_token: u64,
     pub inbound: u32,
@@ -256,7 +289,7 @@ pub fn tell(account: Option<&str>, user: Option<&str>, archived: &[Archived], te
         step
     });
     let steps = steps.collect();
-    let sessions = all.sessions.iter().map(|row| told(row, costs)).collect();
+    let sessions = all.sessions.iter().map(|row| told(row, &all, costs)).collect();
     Story { account: account.map(str::to_owned), user_id: user.map(str::to_owned), steps, sessions }
 }
 
@@ -275,7 +308,7 @@ fn rows(user: &User, (account, name): (&str, &str), terms: &Terms) -> Rows {
 }
 
 fn changes(before: &Rows, after: &Rows) -> Vec<Changed> {
-    let others = |change: change::Change<'_, crate::session::row::MessageRow>| {
+    let others = |change: change::Change<'_, MessageRow>| {
         let (before, after) = (change.before?, change.after?);
         let changed = Changed { message_token: after.message_token, was: before.expected, is: after.expected };
         (before.expected != after.expected).then_some(changed)
@@ -315,12 +348,13 @@ fn placed(row: &SessionRow) -> Placed {
     }
 }
 
-fn told(row: &SessionRow, costs: &Costs) -> Told {
+fn told(row: &SessionRow, all: &Rows, costs: &Costs) -> Told {
     let session = placed(row);
+    let ending = row.closed.map_or(CloseReason::Expired, |(_, reason)| reason);
     let mut told = Told {
-        cost: costs.sessions.get(&session.session_id).cloned().unwrap_or_default(),
+        cost: session_cost(row, &session.session_id, all, costs),
+        close_reason: (!costs.open.contains(&session.session_id)).then_some(ending),
         session,
-        close_reason: row.closed.map_or(CloseReason::Expired, |(_, reason)| reason),
         opened_by_token: row.opened_by_token,
         inbound: row.inbound,
         outbound: row.outbound,
@@ -330,6 +364,33 @@ fn told(row: &SessionRow, costs: &Costs) -> Told {
     };
     told.words = words::of_session(&told);
     told
+}
+
+fn message_cost(token: u64, costs: &Costs) -> Cost {
+    match costs.messages.get(&token) {
+        None => Cost { because: Some(NoCost::NoRow), ..Cost::default() },
+        Some(cost) => Cost { because: cost.amount.is_none().then_some(NoCost::NoPrice), ..cost.clone() },
+    }
+}
+
+fn session_cost(row: &SessionRow, id: &str, all: &Rows, costs: &Costs) -> Cost {
+    let Some(cost) = costs.sessions.get(id) else {
+        return Cost { because: Some(NoCost::NoRow), ..Cost::default() };
+    };
+    let is_in = |message: &&MessageRow| message.session_id == Some(row.session_id);
+    let of_it: Vec<Cost> =
+        all.messages.iter().filter(is_in).map(|message| message_cost(message.message_token, costs)).collect();
+    let is_charged =
+        |cost: &&Cost| cost.amount.as_ref().is_some_and(|amount| amount.bytes().any(|b| matches!(b, b'1'..=b'9')));
+    let currencies: BTreeSet<&String> =
+        of_it.iter().filter(is_charged).filter_map(|cost| cost.currency.as_ref()).collect();
+    let because = match () {
+        () if cost.amount.is_some() => None,
+        () if of_it.iter().any(|cost| cost.amount.is_none()) => Some(NoCost::NoPrice),
+        () if currencies.len() > 1 => Some(NoCost::Currencies(currencies.into_iter().cloned().collect())),
+        () => Some(NoCost::TooLarge),
+    };
+    Cost { because, ..cost.clone() }
 }
 
 /// What of a user's story was asked for.

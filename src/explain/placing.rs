@@ -1,7 +1,7 @@
 //! Where each record lies once all are folded.
 
-use super::{Archived, Cost, Costs, Counts, Meaning, Original, is_folded, placed};
-use crate::event::payload::{Call, Presence};
+use super::{Archived, Costs, Counts, Meaning, Original, Reported, is_folded, message_cost, placed};
+use crate::event::payload::{Call, Presence, Scalar};
 use crate::event::{Disposition, Fact, Method, Origin, Outbound, Reading, Receipt};
 use crate::session::policy::Anchor;
 use crate::session::row::{CloseReason, Kind, MessageRow, SessionRow};
@@ -76,7 +76,7 @@ impl<'a> Placing<'a> {
         let counting = &self.readings[counting.map_or(at, |copies| copies.counts)];
         match fact {
             Fact::Inbound => self.inbound(token, counting.t_ms),
-            Fact::Outbound(_) => self.outbound(token, costs),
+            Fact::Outbound(_) => self.outbound(token, self.reported(at), costs),
             Fact::Receipt(kind, failure) => Meaning::Receipt {
                 receipt: kind.as_str(),
                 counts: self.receipt(token, counting.t_ms),
@@ -122,7 +122,20 @@ impl<'a> Placing<'a> {
         self.rows.messages.iter().find(|row| row.message_token == token)
     }
 
-    fn outbound(&self, token: u64, costs: &Costs) -> Meaning {
+    /// What a send says itself of its billing_status, counted or not.
+    fn reported(&self, at: usize) -> Reported {
+        if let Some(status) = self.readings[at].billing_status {
+            return Reported::Status(status);
+        }
+        let call = Call::parse(&self.archived[at].record.event.data);
+        let said = call.as_ref().and_then(|call| call.response.object()).map(|response| &response.billing_status);
+        match said {
+            None | Some(Scalar::Missing | Scalar::Null) => Reported::Nothing,
+            Some(_) => Reported::Unreadable,
+        }
+    }
+
+    fn outbound(&self, token: u64, told: Reported, costs: &Costs) -> Meaning {
         let Some(row) = self.message(token) else {
             return Meaning::Nothing { reason: "nothing is left of it".to_owned() };
         };
@@ -141,13 +154,14 @@ impl<'a> Placing<'a> {
         Meaning::Outbound {
             expected: row.expected,
             billing_status: row.billing_status,
+            told,
             is_broadcast: row.method == Method::Broadcast,
             verdict: row.verdict,
             session: session.map(placed),
             opens: session.is_some_and(|session| session.kind == Kind::Paid && session.opened_by_token == token),
             number,
             closes,
-            cost: costs.messages.get(&token).cloned().unwrap_or_else(Cost::default),
+            cost: message_cost(token, costs),
         }
     }
 

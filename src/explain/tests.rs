@@ -113,7 +113,7 @@ fn what_came_too_late_changes_nothing_until_a_rebuild() {
                 allows; changes no row, `counterbat rebuild` folds it in";
     let charged = format!(
         "fact: out of session, and charged: opens paid session {}, [2026-03-01T01:00:00.000Z, 2026-03-02T01:00:00.000Z) \
-         | expected out_of_session, Viber reported 5: agreed; no price known",
+         | expected out_of_session, Viber reported 5: agreed; the tables have no row of it",
         id(Kind::Paid, 1)
     );
     assert_eq!(history.words("counterbat"), [charged, late.to_owned()]);
@@ -129,7 +129,7 @@ fn what_came_too_late_changes_nothing_until_a_rebuild() {
         [
             format!(
                 "fact: in service session {session}, message 1 of it | expected in_service, Viber reported 5: overcharged; \
-                 no price known"
+                 the tables have no row of it"
             ),
             format!(
                 "came too late, and was folded in by a rebuild: opens service session {session}: no service session was open \
@@ -233,10 +233,10 @@ fn what_is_no_fact_says_why() {
 fn costs_are_those_of_the_tables() {
     let mut history = History::default();
     history.send(MARCH, 1, Some(5)).send(MARCH + 1, 2, Some(3));
-    let cost = |amount: &str| Cost { amount: Some(amount.to_owned()), currency: Some("EUR".to_owned()) };
     let costs = Costs {
-        messages: BTreeMap::from([(1, cost("0.012300")), (2, cost("0.000000"))]),
-        sessions: BTreeMap::from([(id(Kind::Paid, 1), cost("0.012300"))]),
+        messages: BTreeMap::from([(1, cost("0.012300", "EUR")), (2, cost("0.000000", "EUR"))]),
+        sessions: BTreeMap::from([(id(Kind::Paid, 1), cost("0.012300", "EUR"))]),
+        open: BTreeSet::new(),
     };
     let story = tell(Some("bot"), Some("ann"), &history.0, &terms("counterbat"), &costs);
     let last = |step: usize| story.steps[step].words.last().cloned().unwrap();
@@ -246,6 +246,105 @@ fn costs_are_those_of_the_tables() {
         story.sessions[0].words[2],
         "0 inbound, 2 outbound, of these 1 charged, 0 overcharged; costs 0.0123 EUR"
     );
+}
+
+fn cost(amount: &str, currency: &str) -> Cost {
+    Cost { amount: Some(amount.to_owned()), currency: Some(currency.to_owned()), because: None }
+}
+
+#[test]
+fn why_there_is_no_cost_is_told() {
+    let mut history = History::default();
+    history.send(MARCH, 1, Some(5)).send(MARCH + 1, 2, Some(5));
+    let none = Cost::default;
+    let session = |first: Cost, second: Cost| {
+        let costs = Costs {
+            messages: BTreeMap::from([(1, first), (2, second)]),
+            sessions: BTreeMap::from([(id(Kind::Paid, 1), none())]),
+            open: BTreeSet::new(),
+        };
+        let story = tell(Some("bot"), Some("ann"), &history.0, &terms("counterbat"), &costs);
+        let words = story.sessions[0].words[2].split_once("; ").unwrap().1.to_owned();
+        (words, serde_json::to_value(&story.sessions[0].cost).unwrap()["because"].clone())
+    };
+    let (much, eur, usd) = (cost("999999999999.000000", "EUR"), cost("1.000000", "EUR"), cost("0.100000", "USD"));
+    let told = |words: &str, because: Value| (words.to_owned(), because);
+    assert_eq!(session(eur.clone(), none()), told("no price known", json!("no_price")));
+    let both = json!({"currencies": ["EUR", "USD"]});
+    assert_eq!(session(eur.clone(), usd), told("charged in EUR and USD, which have no sum", both));
+    let (words, because) = session(much, eur);
+    assert!(words.starts_with("the sum of what its messages cost has more than 12 digits"), "{words}");
+    assert_eq!(because, "too_large");
+    assert_eq!(history.tell("counterbat").sessions[0].cost.because, Some(NoCost::NoRow));
+}
+
+#[test]
+fn a_session_that_is_open_has_no_reason_to_have_closed() {
+    let mut history = History::default();
+    history.callback("message", MARCH, 1);
+    let told = |open: &[String]| {
+        let costs = Costs { open: open.iter().cloned().collect(), ..Costs::default() };
+        let story = tell(Some("bot"), Some("ann"), &history.0, &terms("counterbat"), &costs);
+        (
+            serde_json::to_value(&story).unwrap()["sessions"][0]["close_reason"].clone(),
+            story.sessions[0].words[1].clone(),
+        )
+    };
+    let opened = "opened by message 1, under policy counterbat; ";
+    assert_eq!(told(&[id(Kind::Service, 1)]), (Value::Null, format!("{opened}it is open")));
+    assert_eq!(told(&[]), (json!("expired"), format!("{opened}ended when its time was over")));
+}
+
+#[test]
+fn each_copy_tells_what_it_reported() {
+    let mut history = History::default();
+    history.send(MARCH + 10, 1, Some(5)).send(MARCH, 1, Some(1)).send(MARCH + 20, 1, None);
+    history.0[1].disposition = Disposition::Duplicate;
+    history.0[2].disposition = Disposition::Duplicate;
+    let words = history.words("counterbat");
+    assert!(words[0].ends_with("| in this copy Viber reported 5, in the one that counts 1"), "{}", words[0]);
+    assert!(words[0].contains("Viber reported 1: unseen_session"), "{}", words[0]);
+    assert!(
+        words[1].contains("Viber reported 1: unseen_session") && !words[1].contains("in this copy"),
+        "{}",
+        words[1]
+    );
+    assert!(
+        words[2].ends_with("changes nothing; in this copy Viber reported nothing, in the one that counts 1"),
+        "{}",
+        words[2]
+    );
+}
+
+#[test]
+fn a_billing_status_that_cannot_be_read_is_told() {
+    for (status, is_readable) in [
+        (json!(5.5), false),
+        (json!("five"), false),
+        (json!(5_000_000_000_i64), false),
+        (json!("5"), true),
+        (Value::Null, true),
+    ] {
+        let mut history = History::default();
+        let response = json!({"status": 0, "message_token": 1, "billing_status": status});
+        history.add("api.send_message", MARCH, json!({"request": {}, "response": response}), Disposition::Fact);
+        let words = history.words("counterbat");
+        let is_told = words[0]
+            .contains("Viber reported a billing_status that is no whole number, which counts as none: unreported");
+        assert_eq!(is_told, !is_readable, "{status}: {words:?}");
+    }
+}
+
+#[test]
+fn what_would_move_a_cursor_is_shown_escaped() {
+    let mut history = History::default();
+    history.send(MARCH, 1, Some(5));
+    let failed = json!({"event": "failed", "timestamp": MARCH + 1, "message_token": 1, "desc": "bad\u{1b}[2J"});
+    history.add("callback.failed", MARCH + 1, failed, Disposition::Fact);
+    let story = tell(Some("bot"), Some("a\nn"), &history.0, &terms("counterbat"), &Costs::default());
+    let text = words::of_story(&serde_json::to_value(story).unwrap());
+    assert!(text.starts_with("user a\\nn of account bot\n"), "{text}");
+    assert!(text.contains("failed (bad\\u{1b}[2J) 0.001 s after") && !text.contains('\u{1b}'), "{text}");
 }
 
 #[test]

@@ -51,6 +51,13 @@ macro_rules! words {
 }
 words!(Kind, CloseReason, Expected, Verdict);
 
+pub fn optional_word<S: Serializer>(value: &Option<impl Word>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.serialize_str(value.word()),
+        None => serializer.serialize_none(),
+    }
+}
+
 pub fn word<S: Serializer>(value: &impl Word, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(value.word())
 }

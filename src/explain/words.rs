@@ -1,6 +1,7 @@
 //! A story in sentences.
 
-use super::{Cost, Counts, Meaning, Original, Placed, Skew, Step, Told};
+use super::{Cost, Counts, Meaning, NoCost, Original, Placed, Reported, Skew, Step, Told};
+use crate::event::shown::harmless;
 use crate::event::time::{format_ms, format_us};
 use crate::event::{Disposition, Origin};
 use crate::session::row::CloseReason;
@@ -29,10 +30,10 @@ pub fn span(ms: i64) -> String {
 
 /// The sentences of a [`super::Story`] in JSON, for a terminal.
 pub fn of_story(story: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| harmless(value.as_str().unwrap_or_default());
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut lines = vec![match (story["account"].as_str(), story["user_id"].as_str()) {
-        (Some(account), Some(user)) => format!("user {user} of account {account}"),
+        (Some(account), Some(user)) => format!("user {} of account {account}", harmless(user)),
         (Some(account), None) => format!("account {account}, no user"),
         (None, _) => "no account".to_owned(),
     }];
@@ -59,7 +60,8 @@ pub(super) fn of_step(step: &Step, origin: Origin) -> Vec<String> {
     let disposition = step.disposition.as_str();
     match (&step.duplicate_of, &step.meaning) {
         (Some(copy), _) if step.disposition == Disposition::Duplicate && !copy.is_replaced => {
-            words.push(format!("{disposition} of {}: changes nothing", first(copy)));
+            let other = other_report(&step.meaning).map(|other| format!("; {other}")).unwrap_or_default();
+            words.push(format!("{disposition} of {}: changes nothing{other}", first(copy)));
         }
         (Some(copy), meaning) if copy.is_replaced => {
             words.push(format!("{disposition} of {}; of all copies this one counts, being the smallest", first(copy)));
@@ -170,8 +172,18 @@ fn counted(meaning: &Meaning) -> Vec<String> {
 }
 
 fn outbound(meaning: &Meaning) -> Vec<String> {
-    let Meaning::Outbound { expected, billing_status, is_broadcast, verdict, session, opens, number, closes, cost } =
-        meaning
+    let Meaning::Outbound {
+        expected,
+        billing_status,
+        told,
+        is_broadcast,
+        verdict,
+        session,
+        opens,
+        number,
+        closes,
+        cost,
+    } = meaning
     else {
         return Vec::new();
     };
@@ -183,13 +195,31 @@ fn outbound(meaning: &Meaning) -> Vec<String> {
             format!("in {}, message {number} of it{end}", window(session))
         }
     };
-    let reported = match billing_status {
-        Some(status) => format!("Viber reported {status}"),
-        None => "Viber reported nothing".to_owned(),
-    };
+    let counted = billing_status.map_or(Reported::Nothing, Reported::Status);
+    // What cannot be read counts as nothing.
+    let shown = if counted == Reported::Nothing && *told == Reported::Unreadable { *told } else { counted };
+    let reported = format!("Viber reported {}", what(shown));
     let whole = if *is_broadcast { " for the whole broadcast" } else { "" };
     let (expected, verdict) = (expected.as_str(), verdict.as_str());
-    vec![place, format!("expected {expected}, {reported}{whole}: {verdict}; {}", price(cost))]
+    let mut words = vec![place, format!("expected {expected}, {reported}{whole}: {verdict}; {}", price(cost))];
+    words.extend(other_report(meaning));
+    words
+}
+
+fn what(reported: Reported) -> String {
+    match reported {
+        Reported::Status(status) => status.to_string(),
+        Reported::Nothing => "nothing".to_owned(),
+        Reported::Unreadable => "a billing_status that is no whole number, which counts as none".to_owned(),
+    }
+}
+
+/// Where a copy reports otherwise than the one that counts.
+fn other_report(meaning: &Meaning) -> Option<String> {
+    let Meaning::Outbound { billing_status, told, .. } = meaning else { return None };
+    let counted = billing_status.map_or(Reported::Nothing, Reported::Status);
+    let is_same = counted == *told || (counted == Reported::Nothing && *told == Reported::Unreadable);
+    (!is_same).then(|| format!("in this copy Viber reported {}, in the one that counts {}", what(*told), what(counted)))
 }
 
 fn name(session: &Placed) -> String {
@@ -203,7 +233,16 @@ fn window(session: &Placed) -> String {
 
 fn price(cost: &Cost) -> String {
     match &cost.amount {
-        None => "no price known".to_owned(),
+        None => match &cost.because {
+            None | Some(NoCost::NoPrice) => "no price known".to_owned(),
+            Some(NoCost::NoRow) => "the tables have no row of it".to_owned(),
+            Some(NoCost::Currencies(currencies)) => {
+                format!("charged in {}, which have no sum", currencies.join(" and "))
+            }
+            Some(NoCost::TooLarge) => {
+                "the sum of what its messages cost has more than 12 digits before the point".to_owned()
+            }
+        },
         Some(amount) => {
             let short = if amount.contains('.') { amount.trim_end_matches('0').trim_end_matches('.') } else { amount };
             let currency = cost.currency.as_ref().map(|currency| format!(" {currency}")).unwrap_or_default();
@@ -216,9 +255,10 @@ fn price(cost: &Cost) -> String {
 pub(super) fn of_session(told: &Told) -> Vec<String> {
     let Told { session, close_reason, opened_by_token, inbound, outbound, charged, overcharged, cost, .. } = told;
     let end = match close_reason {
-        CloseReason::Expired => "ends when its time is over".to_owned(),
-        CloseReason::Cap => "closed by the last message it may have".to_owned(),
-        CloseReason::Unsubscribed => "closed as the user unsubscribed".to_owned(),
+        None => "it is open",
+        Some(CloseReason::Expired) => "ended when its time was over",
+        Some(CloseReason::Cap) => "closed by the last message it may have",
+        Some(CloseReason::Unsubscribed) => "closed as the user unsubscribed",
     };
     vec![
         window(session),

@@ -16,6 +16,11 @@ pub enum RedeliverError {
 }
 
 impl Gateway {
+    /// The time it is here, in µs.
+    pub fn now_us(&self) -> i64 {
+        self.clock.now_us()
+    }
+
     /// Whether an account's callbacks could be sent again now.
     pub fn check_redelivery(&self, account: &str) -> Result<(), RedeliverError> {
         if self.accounts.named(account).is_none() {

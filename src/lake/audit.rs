@@ -1,16 +1,19 @@
 //! Whether a file is what the table's log says of it.
 
-use super::bucket::Statistics;
+use super::bounds::{Bounds, rows_of};
+use super::data_file::with_partition_column;
 use super::event_rows::date_of;
 use super::rows::strings;
-use super::table::batches;
 use super::{FileEntry, LakeError, Span, Table, TableName};
 use crate::log::partitioner;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
-use serde_json::Value;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::PageIndexPolicy;
 
 const HOUR_US: i64 = 3_600_000_000;
+/// Rows that are looked at together.
+const BATCH_ROWS: usize = 8192;
 
 /// What a look at a file has shown.
 #[derive(Debug, Default)]
@@ -21,8 +24,9 @@ pub struct Audited {
 }
 
 impl Table {
-    /// Reads a file and holds it against its entry in the log: rows, statistics, date or span. `each` gets its rows, some
-    /// thousand at a time, with all columns of the table. Fails where the store cannot be asked.
+    /// Reads a file and holds it against its entry in the log, and against what it tells of itself: rows, statistics, date or
+    /// span. `each` gets its rows, some thousand at a time, with all columns of the table. Fails where the store cannot be
+    /// asked.
     pub async fn audit(
         &self,
         file: &FileEntry,
@@ -40,22 +44,56 @@ impl Table {
             // Readers find its end by the size that the log tells.
             return Ok(unreadable(format!("it has {} bytes, and {} in the table's log", bytes.len(), file.size)));
         }
-        let mut statistics = Statistics::new(self.name());
-        let mut strays = 0;
+        let mut faults = Vec::new();
+        let mut of_log = None;
+        match file.stats.as_deref().map(|stats| Bounds::of_log(self.name(), stats)) {
+            Some(Ok(bounds)) => of_log = Some(bounds),
+            Some(Err(fault)) => faults.push(fault),
+            None => {}
+        }
+        let (mut rows, mut strays) = (0, 0);
         let read = || {
-            batches(self.name(), &file.path, file.date, bytes)?.try_for_each(|batch| {
-                let batch = batch?;
-                statistics.add(&batch);
-                strays += self.strays(file, &batch)?;
-                each(&batch)
-            })
+            let damaged = |error: &dyn std::fmt::Display| {
+                LakeError::Damaged(format!("{}/{}: {error}", self.name().as_str(), file.path))
+            };
+            let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+            let parquet = ArrowReaderMetadata::load(&bytes, options).map_err(|error| damaged(&error))?;
+            for group in 0..parquet.metadata().num_row_groups() {
+                let mut bounds = Bounds::of_group(&parquet, group).map_err(|error| damaged(&error))?;
+                let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), parquet.clone());
+                let reader = builder.with_batch_size(BATCH_ROWS).with_row_groups(vec![group]).build();
+                let mut at = 0;
+                for batch in reader.map_err(|error| damaged(&error))? {
+                    let batch = batch.map_err(|error| damaged(&error))?;
+                    for bounds in bounds.iter_mut() {
+                        bounds.add(at, &batch).map_err(|error| damaged(&error))?;
+                    }
+                    if let Some(bounds) = &mut of_log {
+                        bounds.add(rows + at, &batch).map_err(|error| damaged(&error))?;
+                    }
+                    at += batch.num_rows();
+                    let batch = with_partition_column(self.name(), file.date, batch)?;
+                    strays += self.strays(file, &batch)?;
+                    each(&batch)?;
+                }
+                rows += at;
+                let told = rows_of(&parquet, group);
+                if at != told {
+                    faults.push(format!("row group {group} has {at} rows, and {told} by the file itself"));
+                }
+                faults.extend(bounds.iter().flat_map(Bounds::faults));
+            }
+            Ok(())
         };
         match tokio::task::block_in_place(read) {
             Ok(()) => {}
             Err(LakeError::Damaged(reason)) => return Ok(unreadable(reason)),
             Err(error) => return Err(error),
         }
-        let mut faults = against_statistics(&statistics, file);
+        if rows as u64 != file.rows {
+            faults.push(format!("it has {rows} rows, and {} in the table's log", file.rows));
+        }
+        faults.extend(of_log.iter().flat_map(Bounds::faults));
         if strays > 0 {
             let place = match file.span {
                 Some(Span { partition, start_hour, end_hour }) => {
@@ -95,34 +133,6 @@ impl Table {
     }
 }
 
-/// What a file's statistics say that its rows do not.
-fn against_statistics(found: &Statistics, file: &FileEntry) -> Vec<String> {
-    let mut faults = Vec::new();
-    let told: Value = file.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default();
-    if found.rows() != file.rows {
-        faults.push(format!("it has {} rows, and {} in the table's log", found.rows(), file.rows));
-    }
-    for (column, is_time, (low, high)) in found.ranges() {
-        // In statistics times are whole ms.
-        let (low, high) =
-            if is_time { (low.div_euclid(1000), high.saturating_add(999).div_euclid(1000)) } else { (low, high) };
-        let bound = |of: &str| number(&told[of][column], is_time);
-        if bound("minValues").is_some_and(|least| least > low) || bound("maxValues").is_some_and(|most| most < high) {
-            faults.push(format!("{column} lies outside of what its statistics say"));
-        }
-    }
-    faults
-}
-
-/// A bound of the statistics: a number, or ms of a time.
-fn number(value: &Value, is_time: bool) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) if is_time => crate::event::time::parse_rfc3339_us(text).map(|us| us.div_euclid(1000)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::rows::SessionRows;
@@ -130,6 +140,8 @@ mod tests {
     use super::*;
     use crate::lake::Lake;
     use crate::log::LogId;
+    use bytes::Bytes;
+    use serde_json::{Value, json};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_file_is_held_against_its_entry() {
@@ -149,8 +161,54 @@ mod tests {
         let found = faults(&narrow).await;
         assert_eq!(found[0], "it has 1 rows, and 2 in the table's log");
         assert_eq!(found[1], "opened_at lies outside of what its statistics say");
+        for (of, column, value, fault) in [
+            ("nullCount", "expires_at", json!(7), "expires_at is NULL in 0 rows, and its statistics say 7"),
+            ("minValues", "kind", json!("paid!"), "kind lies outside of what its statistics say"),
+            ("maxValues", "outbound", json!(0), "outbound lies outside of what its statistics say"),
+            ("maxValues", "inbound", json!("many"), "its statistics of inbound are no values of that column"),
+        ] {
+            let mut stats: Value = serde_json::from_str(file.stats.as_deref().unwrap()).unwrap();
+            stats[of][column] = value;
+            let other = FileEntry { stats: Some(stats.to_string()), ..file.clone() };
+            assert_eq!(faults(&other).await, [fault]);
+        }
+        let none = FileEntry { stats: Some("no JSON".to_owned()), ..file.clone() };
+        assert!(faults(&none).await[0].starts_with("its statistics cannot be read: "));
         let gone = FileEntry { path: "p000/none.parquet".into(), ..file };
         let audited = table.audit(&gone, &mut |_| Ok(())).await.unwrap();
         assert_eq!((audited.faults, audited.is_readable), (vec!["it is not there".to_owned()], false));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_file_tells_of_itself_is_held_against_its_rows() {
+        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
+        let table = lake.table(TableName::Sessions);
+        let span = Span { partition: 0, start_hour: 5, end_hour: 6 };
+        let mut rows = SessionRows::default();
+        rows.push("bot", "ann", &session(7, 5));
+        let file = table.write(Some(span), None, vec![rows.finish()]).await.unwrap();
+        let bytes = table.bytes(&file).await.unwrap().to_vec();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes.clone())).unwrap();
+        let opened_at = reader.schema().index_of("opened_at").unwrap();
+        let column = reader.metadata().row_group(0).column(opened_at);
+        let pages = usize::try_from(column.column_index_offset().unwrap()).unwrap();
+        let pages = pages..pages + usize::try_from(column.column_index_length().unwrap()).unwrap();
+        // The footer comes last, and after it its length and a mark.
+        let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap());
+        let footer = bytes.len() - 8 - length as usize..bytes.len() - 8;
+        let (opened, later) = ((5 * HOUR_US).to_le_bytes(), (5 * HOUR_US + 1).to_le_bytes());
+        for (whose, place) in [("statistics", footer), ("page statistics", pages)] {
+            let mut altered = bytes.clone();
+            let told: Vec<usize> = place.filter(|at| altered[*at..].starts_with(&opened)).collect();
+            told.iter().for_each(|at| altered[*at..*at + 8].copy_from_slice(&later));
+            assert_ne!(altered, bytes, "{whose}");
+            let other = FileEntry { path: format!("p000/{}.parquet", whose.len()), ..file.clone() };
+            table.store.put(&table.object_path(&other.path), altered.into()).await.unwrap();
+            let found = table.audit(&other, &mut |_| Ok(())).await.unwrap().faults;
+            assert!(
+                found.contains(&format!("opened_at lies outside of what the {whose} of row group 0 in the file say")),
+                "{whose}: {found:?}"
+            );
+        }
     }
 }

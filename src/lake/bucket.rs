@@ -132,11 +132,6 @@ impl Statistics {
         self.rows
     }
 
-    /// The least and the greatest value of each column that has one.
-    pub fn ranges(&self) -> impl Iterator<Item = (&'static str, bool, (i64, i64))> {
-        self.columns.iter().filter_map(|extent| Some((extent.column, extent.is_time, extent.range?)))
-    }
-
     pub fn to_json(&self) -> String {
         let (mut least, mut most, mut nulls) = (Map::new(), Map::new(), Map::new());
         for Extent { column, is_time, range, nulls: null_count } in &self.columns {

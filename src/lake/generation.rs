@@ -18,6 +18,11 @@ pub(super) fn folder(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
+/// Whether a path below a table is of the Delta log that a generation was built with.
+pub(super) fn is_of_its_log(path: &str) -> bool {
+    path.split_once('/').is_some_and(|(folder, rest)| folder.starts_with(PREFIX) && rest.starts_with(LOG_FOLDER))
+}
+
 /// Where a generation's tables lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
@@ -165,5 +170,89 @@ impl Lake {
     pub fn bytes(&self) -> u64 {
         let bytes = |table: &TableName| self.table(*table).snapshot().files.values().map(|file| file.size).sum::<u64>();
         TABLES.iter().map(bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lake::rows::SessionRows;
+    use crate::lake::tests::{open, session, walk};
+    use crate::lake::{Span, TableSnapshot};
+
+    async fn write(lake: &Lake, hour: i64) {
+        let mut rows = SessionRows::default();
+        rows.push("bot", "user", &session((hour % 250) as u8, hour));
+        let span = Span { partition: 1, start_hour: hour, end_hour: hour + 1 };
+        let table = lake.table(TableName::Sessions);
+        let add = vec![table.write(Some(span), None, vec![rows.finish()]).await.unwrap()];
+        table.commit(Change { add, operation: "test", ..Change::default() }).await.unwrap();
+    }
+
+    async fn complete(generation: &Lake) {
+        for name in TABLES {
+            let change = Change { positions: BTreeMap::from([(0, (None, 7)), (1, (None, 9))]), ..Change::default() };
+            generation.table(name).commit(change).await.unwrap();
+        }
+    }
+
+    fn live(lake: &Lake) -> [TableSnapshot; 2] {
+        TABLES.map(|name| lake.table(name).snapshot())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_generation_is_adopted_once_it_is_complete_and_only_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = open(dir.path()).await;
+        write(&lake, 480_000).await;
+        let before = live(&lake);
+        let generation = lake.generation("7f").await.unwrap();
+        write(&generation, 480_001).await;
+        write(&generation, 480_002).await;
+        let refused = lake.adopt("7f").await.unwrap_err();
+        assert!(
+            matches!(&refused, LakeError::Generation(_)) && refused.to_string().contains("not complete"),
+            "{refused}"
+        );
+        assert!(lake.adopt("80").await.is_err(), "there is none of this name");
+        assert_eq!(live(&lake), before);
+        assert_eq!((lake.rebuild().await.unwrap(), lake.rebuilt_to().await.unwrap()), (0, BTreeMap::new()));
+
+        complete(&generation).await;
+        lake.adopt("7f").await.unwrap();
+        let adopted = live(&lake);
+        let paths: Vec<&String> = adopted[1].files.keys().collect();
+        assert!(paths.len() == 2 && paths.iter().all(|path| path.starts_with("generation-7f/")), "{paths:?}");
+        assert_eq!((lake.rebuild().await.unwrap(), lake.rebuilt_to().await.unwrap()), (0x7f, [(0, 7), (1, 9)].into()));
+        lake.adopt("7f").await.unwrap();
+        assert_eq!(live(&lake), adopted, "once more changes nothing");
+        assert!(lake.drop_generation("7f").await.is_err(), "it is live");
+        lake.forget_building("7f").await.unwrap();
+        let again = open(dir.path()).await;
+        again.adopt("7f").await.unwrap();
+        assert_eq!(live(&again)[1].files, adopted[1].files, "what it was built with is not needed any more");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_generation_was_built_with_goes_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = open(dir.path()).await;
+        let generation = lake.generation("7f").await.unwrap();
+        write(&generation, 480_001).await;
+        let log = dir.path().join("sessions/generation-7f/_delta_log");
+        let logged = || std::fs::read_dir(&log).unwrap().count();
+        let table = lake.table(TableName::Sessions);
+        table.delete_dead(i64::MAX / 2, 0).await.unwrap();
+        assert!(logged() > 0, "it is being built");
+        complete(&generation).await;
+        lake.adopt("7f").await.unwrap();
+        table.delete_dead(i64::MAX / 2, 0).await.unwrap();
+        assert_eq!((logged(), walk(&dir.path().join("sessions")).len()), (0, 1), "its rows are live");
+
+        // One that was given up, found by a process that knows nothing of it.
+        write(&lake.generation("80").await.unwrap(), 480_002).await;
+        let other = open(dir.path()).await;
+        other.table(TableName::Sessions).delete_dead(i64::MAX / 2, 0).await.unwrap();
+        assert_eq!(walk(&dir.path().join("sessions")).len(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Generations that are kept beside the live tables, for what-if: `generations/<name>/` below the tables' place, with Delta
 //! tables of their own and `generation.json`, which appears once they are complete. Without it there is no generation.
 
+use super::claim::claims;
 use super::generation::Place;
 use super::store::Created;
 use super::table::lock;
@@ -42,6 +43,9 @@ pub struct GenerationInfo {
     pub policy_toml: Option<String>,
     /// Bytes of its files.
     pub bytes: u64,
+    /// The claim it was made under; empty where it was made before there were any.
+    #[serde(default)]
+    pub made_by: String,
 }
 
 /// A kept generation, open.
@@ -100,17 +104,24 @@ impl Lake {
 
     /// All of them, by name.
     pub async fn generations(&self) -> Result<Vec<GenerationInfo>, LakeError> {
+        let mut found = Vec::new();
+        for name in self.names().await? {
+            found.extend(self.generation_info(&name).await?);
+        }
+        found.sort_by(|one: &GenerationInfo, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+
+    /// The names of all, complete or not.
+    async fn names(&self) -> Result<Vec<String>, LakeError> {
         let listed = self.store.objects().list_with_delimiter(Some(&ObjectPath::from(FOLDER))).await;
         let listed = match listed {
             Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
             listed => listed.map_err(|error| self.store.failed(&error))?,
         };
-        let mut found = Vec::new();
-        for name in listed.common_prefixes.iter().filter_map(ObjectPath::filename) {
-            found.extend(self.generation_info(name).await?);
-        }
-        found.sort_by(|one: &GenerationInfo, other| one.name.cmp(&other.name));
-        Ok(found)
+        let names =
+            listed.common_prefixes.iter().filter_map(ObjectPath::filename).filter(|name| is_generation_name(name));
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// Opens a generation to read it; `None` where there is none of this name. One that was opened before is not read anew,
@@ -129,23 +140,35 @@ impl Lake {
         Ok(Some(kept))
     }
 
-    /// Removes a generation, complete or not. Queries that read it at this moment fail.
+    /// Removes a generation, complete or not; its claim stays, and is to be the caller's. Queries that read it at this moment
+    /// fail.
     pub async fn drop_kept(&self, name: &str) -> Result<(), LakeError> {
         if !is_generation_name(name) {
             return Err(LakeError::Generation(format!("there is no generation {name:?}")));
         }
         lock(&self.kept).remove(name);
         self.store.delete(&info_path(name)).await?;
-        self.delete_below(&ObjectPath::from(folder(name))).await
+        for path in self.traces(name).await? {
+            self.store.delete(&path).await?;
+        }
+        Ok(())
     }
 
-    /// Whether anything of a generation is there, complete or not.
+    /// Whether anything of a generation is there but its claim, complete or not.
     pub async fn has_traces(&self, name: &str) -> Result<bool, LakeError> {
-        let root = ObjectPath::from(folder(name));
+        Ok(!self.traces(name).await?.is_empty())
+    }
+
+    async fn traces(&self, name: &str) -> Result<Vec<ObjectPath>, LakeError> {
         let objects = self.store.objects();
-        let mut listed = objects.list(Some(&root));
-        let first = listed.try_next().await.map_err(|error: object_store::Error| self.store.failed(&error))?;
-        Ok(first.is_some())
+        let root = ObjectPath::from(folder(name));
+        let listed: Vec<_> = objects
+            .list(Some(&root))
+            .try_collect()
+            .await
+            .map_err(|error: object_store::Error| self.store.failed(&error))?;
+        let claims = claims(name);
+        Ok(listed.into_iter().map(|object| object.location).filter(|path| !path.prefix_matches(&claims)).collect())
     }
 }
 
@@ -187,6 +210,7 @@ mod tests {
             watermarks_ms: vec![Some(6)],
             policy_toml: None,
             bytes: 0,
+            made_by: String::new(),
         };
         lake.publish(&info).await.unwrap();
         assert!(matches!(lake.publish(&info).await, Err(LakeError::Generation(_))));

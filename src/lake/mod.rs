@@ -6,8 +6,10 @@
 
 pub mod archive;
 mod audit;
+mod bounds;
 pub mod bucket;
 mod catch_up;
+mod claim;
 mod commit;
 mod data_file;
 mod event_rows;
@@ -29,11 +31,12 @@ mod store;
 mod store_tests;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tidy;
 mod transactions;
 
 pub use audit::Audited;
+pub use claim::{Claim, Claimed};
 pub use commit::Change;
 pub use kept::{GenerationInfo, Kept, is_generation_name};
 pub use location::{Location, S3Settings};
@@ -181,6 +184,13 @@ impl Lake {
     /// [`LakeError::Unfit`] where commits would get lost in it.
     pub async fn open(location: impl Into<Location>, log: &LogId, partitions: u32) -> Result<Self, LakeError> {
         Self::open_in(Store::open(&location.into()).await?, log, partitions, None).await
+    }
+
+    /// Opens them in a store that a test has made.
+    #[cfg(test)]
+    pub(crate) async fn over(objects: Arc<dyn ObjectStore>, log: &LogId, partitions: u32) -> Result<Self, LakeError> {
+        let url = Url::parse("memory:///").map_err(|_| LakeError::Location("memory:///".to_owned()))?;
+        Self::open_in(Store::over(objects, url), log, partitions, None).await
     }
 
     async fn open_in(store: Store, log: &LogId, partitions: u32, generation: Option<Place>) -> Result<Self, LakeError> {

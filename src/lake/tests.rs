@@ -145,6 +145,10 @@ async fn a_table_of_another_log_or_place_is_told() {
     assert!(error.to_string().contains("ftp://somewhere/"), "{error}");
 }
 
+pub(crate) fn session_at(opened_at_ms: i64) -> SessionRow {
+    SessionRow { opened_at_ms, ..session(1, 0) }
+}
+
 pub(super) fn session(n: u8, hour: i64) -> SessionRow {
     SessionRow {
         session_id: [n; 16],

@@ -1,7 +1,7 @@
 //! Hygiene: checkpoints, retention of the Delta log, deletion of files that nobody needs.
 
 use super::table::{LOG_FOLDER, lock};
-use super::{Lake, LakeError, Table};
+use super::{Lake, LakeError, Table, generation};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use std::collections::BTreeMap;
@@ -93,7 +93,8 @@ impl Table {
     }
 
     /// Deletes Parquet files that have not been live for `keep_ms`: those that were removed, and those that a process
-    /// wrote and never committed, a generation that was given up among them. Returns how many.
+    /// wrote and never committed, a generation that was given up among them, with what it was while it was built. Returns
+    /// how many.
     pub(super) async fn delete_dead(&self, now_ms: i64, keep_ms: i64) -> Result<usize, LakeError> {
         let root = self.object_path("");
         let objects = self.store.objects();
@@ -113,7 +114,7 @@ impl Table {
                 continue;
             };
             let is_data = path.ends_with(".parquet") || path.ends_with(".draft");
-            if !is_data
+            if !(is_data || generation::is_of_its_log(path))
                 || path.starts_with("_delta_log/")
                 || live.contains_key(path)
                 || lock(&self.pending).contains(path)

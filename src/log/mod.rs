@@ -58,6 +58,9 @@ pub enum LogError {
     /// Reading failed; trying again may help.
     #[error("the log cannot be read: partition {partition}, offset {offset}: {reason}")]
     Unreadable { partition: u32, offset: u64, reason: String },
+    /// The client of the brokers has not come back, though it has time limits of its own. Another client helps.
+    #[error("the client of the brokers has not come back for {after_s} s: {what}")]
+    Stuck { what: String, after_s: u64 },
     /// The position asked for is not in the log (spec §7.6). No retry helps.
     #[error(
         "partition {partition} of log {log} has offsets {start}..{end}, but {wanted} was asked for: it was removed by retention, or this is another log"
@@ -92,7 +95,7 @@ pub enum LogError {
 impl LogError {
     /// Whether the same request may succeed later without anybody's doing.
     pub fn is_transient(&self) -> bool {
-        matches!(self, LogError::Unwritable(_) | LogError::Unreadable { .. })
+        matches!(self, LogError::Unwritable(_) | LogError::Unreadable { .. } | LogError::Stuck { .. })
     }
 }
 

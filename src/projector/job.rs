@@ -3,7 +3,7 @@
 
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::event::is_account_name;
+use crate::event::check_account_name;
 use crate::event::time::parse_rfc3339_us;
 use crate::lake::{LakeError, is_generation_name};
 use crate::session::policy::PolicyError;
@@ -33,6 +33,11 @@ pub enum RebuildError {
     Unknown(String),
     #[error("rebuild {0} is what the tables hold now: it cannot be dropped")]
     IsLive(String),
+    /// Another process makes the generation, or removes it.
+    #[error(
+        "another process is at work on generation {name} ({maker}; it said so last at {told}): wait for it, take another name, or drop it there; once it has been silent for five minutes the name is free, and `counterbat rebuild --drop {name}` removes what it has left"
+    )]
+    Taken { name: String, maker: String, told: String },
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error(transparent)]
@@ -98,8 +103,8 @@ impl Wish {
 
     /// Which rows it makes.
     pub fn scope(&self) -> Result<Scope, RebuildError> {
-        if let Some(name) = self.accounts.iter().find(|name| !is_account_name(name)) {
-            return Err(RebuildError::Wish(format!("accounts: `{name}` is not of the form [a-z0-9_-]{{1,64}}")));
+        if let Some(error) = self.accounts.iter().find_map(|name| check_account_name(name).err()) {
+            return Err(RebuildError::Wish(format!("accounts: {error}")));
         }
         let from_us = match &self.from {
             Some(text) => Some(parse_rfc3339_us(text).ok_or_else(|| {
@@ -207,6 +212,12 @@ pub struct Job {
     pub reach: Option<Reach>,
     /// Why it was given up.
     pub error: Option<String>,
+    /// What the name of a generation that is kept is claimed by.
+    #[serde(default)]
+    pub claim: String,
+    /// Whether some of what it was made with may be left though it has ended.
+    #[serde(default)]
+    pub leaves: bool,
 }
 
 impl Job {
@@ -234,6 +245,26 @@ impl Jobs {
     /// Where a rebuild makes its state.
     pub fn state_dir(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.state"))
+    }
+
+    /// Where the state goes that a rebuild's takes the place of.
+    pub fn old_state_dir(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.old"))
+    }
+
+    /// The folders of states that are of no use any more.
+    pub fn useless(&self) -> Result<Vec<PathBuf>, DurableFileError> {
+        let failed = |error| DurableFileError::Io { path: self.folder.clone(), error };
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let paths = paths.map_err(failed)?;
+        // Looked for last: a rebuild is noted down before it has a folder.
+        let of_use = self.unfinished()?.map(|job| self.state_dir(&job.name));
+        Ok(paths.into_iter().filter(|path| path.is_dir() && of_use.as_ref() != Some(path)).collect())
     }
 
     pub fn put(&self, job: &Job) -> Result<(), DurableFileError> {
@@ -295,6 +326,8 @@ mod tests {
             lateness_ms: Some(7),
             reach: None,
             error: None,
+            claim: String::new(),
+            leaves: false,
         }
     }
 
@@ -327,6 +360,11 @@ mod tests {
         assert!(Scope::default().has(&key("other", -5), &LaidRow::Gone));
         assert!(scope.has(&key("bot", 10), &LaidRow::Gone));
         assert!(!scope.has(&key("bot", 9), &LaidRow::Gone) && !scope.has(&key("bo", 10), &LaidRow::Gone));
+        let from_then = Scope { from_us: Some(10 * HOUR_MS * 1000), ..Scope::default() };
+        assert!(from_then.has(&key("any", 9), &LaidRow::Gone), "its end is the very beginning");
+        let moment = Scope { from_us: Some(7_000), ..Scope::default() };
+        let row = |opened_at_ms| LaidRow::Session(crate::lake::tests::session_at(opened_at_ms));
+        assert!(moment.has(&key("any", 0), &row(7)) && !moment.has(&key("any", 0), &row(6)));
     }
 
     #[test]

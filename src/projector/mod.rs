@@ -9,6 +9,7 @@ mod commit;
 mod delta;
 mod folding;
 mod handle;
+mod hold;
 mod job;
 mod laid;
 mod live;
@@ -18,6 +19,7 @@ mod rebuilds;
 mod recover;
 mod refold;
 mod run;
+mod sweep;
 mod takeover;
 pub mod verify;
 mod worker;
@@ -160,15 +162,30 @@ impl Settings {
         format!("{}{}", words(&self.default_policy), self.policies.known().iter().map(own).collect::<String>())
     }
 
-    /// How many bytes of changes a partition may hold before they must be written.
+    /// The fold's part of the memory; a quarter of it all is for a rebuild beside it.
+    fn own_bytes(&self) -> u64 {
+        self.memory_bytes / 4 * 3
+    }
+
+    /// With so much memory the own part is the quarter that another fold leaves.
+    fn beside_bytes(&self) -> u64 {
+        self.memory_bytes / 3
+    }
+
+    /// With so much the own part is all there is.
+    fn alone_bytes(&self) -> u64 {
+        self.memory_bytes / 3 * 4
+    }
+
+    /// How many bytes of changes a partition may hold before they must be written. While they are, as many come in again.
     fn layer_bytes(&self) -> usize {
-        let share = self.memory_bytes / 4 / u64::from(self.partitions.max(1));
+        let share = self.own_bytes() / 4 / u64::from(self.partitions.max(1));
         usize::try_from(share.clamp(4 << 20, 64 << 20)).unwrap_or(usize::MAX)
     }
 
     /// Memory for the state's caches and buffers.
     fn state_bytes(&self) -> u64 {
-        self.memory_bytes / 2
+        self.own_bytes() / 2
     }
 }
 

@@ -3,14 +3,15 @@
 //!
 //! Events are folded while the projector goes on, round by round, until few are left. For those, and the switch, it rests.
 
+use super::hold::maker;
 use super::job::{Job, Jobs, Phase, Reach, RebuildError};
-use super::recover::{io, move_into_place, remove};
+use super::recover::{io, move_into_place, note_made_under, remove};
 use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::lake::{GenerationInfo, Lake, TableName, TableSnapshot};
-use crate::state::StateError;
+use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot};
+use crate::state::{Meta, StateError};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ pub(super) struct Site {
     pub pauses: Option<mpsc::Sender<Pause>>,
     /// Held while the live tables are replaced.
     pub switching: Mutex<()>,
+    /// The process, as others are told of it.
+    pub maker: String,
 }
 
 /// How taking the place of the live tables went.
@@ -71,7 +74,8 @@ impl Site {
         settings: Arc<Settings>,
         pauses: Option<mpsc::Sender<Pause>>,
     ) -> Arc<Self> {
-        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default() })
+        let maker = maker(&data_dir);
+        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default(), maker })
     }
 
     pub fn jobs(&self) -> Jobs {
@@ -80,17 +84,30 @@ impl Site {
 
     /// Goes on with a rebuild to its end. No switch is marked.
     pub async fn carry_out(self: &Arc<Self>, name: &str, tell: &Tell) -> Result<(), RebuildError> {
+        let job = self.job(name)?;
+        if !job.has_ended() {
+            match self.hold(job).await? {
+                Some(hold) => hold.during(self.go_on(name, tell)).await?,
+                None => self.go_on(name, tell).await?,
+            }
+        }
+        self.sweep().await;
+        Ok(())
+    }
+
+    async fn go_on(self: &Arc<Self>, name: &str, tell: &Tell) -> Result<(), RebuildError> {
         loop {
             let mut job = self.job(name)?;
             if job.has_ended() {
                 return Ok(());
             }
+            if job.phase == Phase::Clearing && job.error.is_some() {
+                return self.clear_away(job).await;
+            }
             if job.phase == Phase::Clearing {
                 self.clear(&job).await?;
-                let given_up = job.error.is_some();
-                job.phase = if given_up { Phase::Failed } else { Phase::Folding };
+                job.phase = Phase::Folding;
                 self.jobs().put(&job)?;
-                continue;
             }
             if job.phase == Phase::Switching {
                 // It failed when time was moved on already, and the projector has gone on since.
@@ -128,8 +145,7 @@ impl Site {
             job.lateness_ms = any_age(&self.lake, &settings, &positions).await?.lateness_ms;
             self.jobs().put(job)?;
         }
-        // Beside a projector that has its own.
-        let memory_bytes = if self.pauses.is_some() { settings.memory_bytes / 2 } else { settings.memory_bytes };
+        let memory_bytes = if self.pauses.is_some() { settings.beside_bytes() } else { settings.alone_bytes() };
         let settings = Settings { any_age: true, lateness_ms: job.lateness_ms, memory_bytes, ..settings };
         let generation = match &job.wish.keep_as {
             Some(name) => self.lake.generation_to_keep(name).await?,
@@ -157,15 +173,6 @@ impl Site {
         self.clear(&job).await?;
         job.phase = Phase::Folding;
         Ok(self.jobs().put(&job)?)
-    }
-
-    /// Removes what there is of a rebuild that is not complete.
-    pub async fn clear(&self, job: &Job) -> Result<(), RebuildError> {
-        match &job.wish.keep_as {
-            Some(name) => self.lake.drop_kept(name).await?,
-            None => self.lake.drop_generation(&job.name).await?,
-        }
-        Ok(remove(&self.jobs().state_dir(&job.name))?)
     }
 
     /// Folds what is archived, again and again until at most this many records are left; `None` where it has to be begun
@@ -225,23 +232,28 @@ impl Site {
             watermarks_ms: (0..self.settings.partitions).map(|number| reach.watermarks.get(&number).copied()).collect(),
             policy_toml: job.wish.policy_toml.clone(),
             bytes: refold.generation().bytes(),
+            made_by: job.claim.clone(),
         };
         drop(refold);
-        if let Err(error) = self.lake.publish(&info).await {
-            // Told by a run that was cut off right after it, or by another process.
-            let told = self.lake.generation_info(&job.name).await?;
-            let is_this = |told: &GenerationInfo| {
-                (&told.policies, &told.positions, &told.accounts, told.from_us)
-                    == (&info.policies, &info.positions, &info.accounts, info.from_us)
-            };
-            if !told.as_ref().is_some_and(is_this) {
-                return Err(error.into());
-            }
+        if self.claim(&job.name, &job.claim).await? != Claimed::Again {
+            // Others may have removed what there was of it meanwhile.
+            return Ok(Switch::TooLate);
         }
-        remove(&self.jobs().state_dir(&job.name))?;
-        (job.phase, job.ended_us) = (Phase::Done, Some(now_us));
+        // It may have been told by a run that was cut off right after that.
+        if let Err(error) = self.lake.publish(&info).await
+            && !self.has_made(job).await?
+        {
+            return Err(error.into());
+        }
+        (job.phase, job.ended_us, job.leaves) = (Phase::Done, Some(now_us), true);
         self.jobs().put(job)?;
         Ok(Switch::Done)
+    }
+
+    /// Whether there is a complete generation that this rebuild has made.
+    async fn has_made(&self, job: &Job) -> Result<bool, RebuildError> {
+        let Some(name) = &job.wish.keep_as else { return Ok(false) };
+        Ok(self.lake.generation_info(name).await?.is_some_and(|info| info.made_by == job.claim))
     }
 
     /// Takes the place of the live tables.
@@ -297,6 +309,10 @@ impl Site {
         refold.hand_over(number_of(&job.name), &self.settings)?;
         durable_file::write(&self.data_dir.join(MARKER), &job.name).map_err(told)?;
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
+        let made = Meta { policies: self.settings.describe_policies(), ..Meta::default() };
+        if let Err(error) = note_made_under(&self.data_dir, &made) {
+            tracing::warn!(%error, "that rows are made under what holds now is not noted");
+        }
         Ok(Switch::Done)
     }
 
@@ -312,25 +328,30 @@ impl Site {
             return Ok(());
         }
         job.ended_us = Some((self.settings.clock)());
-        if job.wish.keep_as.is_some() && self.lake.generation_info(name).await?.is_some() {
+        if self.has_made(&job).await? {
             tracing::warn!(rebuild = name, %error, "the generation is complete all the same");
-            job.phase = Phase::Done;
+            (job.phase, job.leaves) = (Phase::Done, true);
             return Ok(self.jobs().put(&job)?);
         }
         tracing::error!(rebuild = name, %error, "the rebuild is given up");
         (job.phase, job.error) = (Phase::Clearing, Some(error.to_string()));
         self.jobs().put(&job)?;
-        self.clear(&job).await?;
-        job.phase = Phase::Failed;
-        Ok(self.jobs().put(&job)?)
+        self.clear_away(job).await
     }
 
-    /// Completes what was cut off while the projector rested; before it runs again. What cannot be completed is given up.
+    /// Completes what was cut off while the projector rested, and removes what rebuilds have left; before it runs again. What
+    /// cannot be completed is given up.
     pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
-        let Some(job) = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching) else {
-            return Ok(());
-        };
+        let switching = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching);
+        if let Some(job) = switching {
+            self.settle_switch(job).await?;
+        }
+        self.sweep().await;
+        Ok(())
+    }
+
+    async fn settle_switch(&self, job: Job) -> Result<(), ProjectorError> {
         tracing::info!(rebuild = job.name, "completing a rebuild that was cut off");
         let tell: Tell = Arc::new(|_| {});
         let completed = match job.is_shared {
@@ -339,14 +360,16 @@ impl Site {
             false => self.complete(job.clone(), &tell).await,
         };
         match completed {
-            Err(RebuildError::Projector(error)) if error.is_transient() => return Err(error),
-            Err(error) if !self.is_marked() => {
+            Ok(()) => Ok(()),
+            Err(RebuildError::Projector(error)) if error.is_transient() || self.is_marked() => Err(error),
+            // A switch that is marked is never given up.
+            Err(error) if self.is_marked() => Err(ProjectorError::Halted(error.to_string())),
+            Err(error) => {
                 let failed = self.fail(&job.name, &error).await;
                 failed.unwrap_or_else(|error| tracing::warn!(%error, "what is left of it cannot be removed now"));
+                Ok(())
             }
-            _ => {}
         }
-        finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await
     }
 
     async fn complete(&self, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
@@ -360,7 +383,7 @@ impl Site {
     }
 }
 
-fn told(error: DurableFileError) -> ProjectorError {
+pub(super) fn told(error: DurableFileError) -> ProjectorError {
     match error {
         DurableFileError::Io { path, error } => io(&path, &error).into(),
         damaged => ProjectorError::Halted(damaged.to_string()),
@@ -407,16 +430,18 @@ pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> 
     let jobs = Jobs::new(data_dir);
     let (new, state) = (jobs.state_dir(&name), data_dir.join("state"));
     if new.exists() {
-        remove(&state)?;
+        if state.exists() {
+            // It is removed later: that takes time, and the projector rests.
+            let old = jobs.old_state_dir(&name);
+            remove(&old)?;
+            move_into_place(&state, &old)?;
+        }
         move_into_place(&new, &state)?;
     }
     if let Some(job) = jobs.get(&name).map_err(told)? {
-        jobs.put(&Job { phase: Phase::Done, ended_us: Some(now_us), ..job }).map_err(told)?;
+        jobs.put(&Job { phase: Phase::Done, ended_us: Some(now_us), leaves: true, ..job }).map_err(told)?;
     }
     durable_file::remove(&marker).map_err(told)?;
-    if let Err(error) = lake.forget_building(&name).await {
-        tracing::warn!(%error, "some files of the rebuild that nobody needs stay");
-    }
     tracing::info!(rebuild = name, "the tables are those of the rebuild");
     Ok(())
 }
@@ -425,4 +450,4 @@ pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> 
 const TRIES: usize = 10;
 
 /// A pause before what failed is tried again.
-pub(super) const AGAIN: Duration = Duration::from_secs(2);
+pub(super) const AGAIN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(2) };

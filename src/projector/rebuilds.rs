@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 const SHARED: &str = "other processes share this log, and they would go on with the old tables: stop them and rebuild \
                       without a server, or keep the rebuild beside the live tables (--as NAME)";
@@ -199,16 +200,6 @@ impl Site {
             return if job.wish == wish { Ok(job) } else { Err(RebuildError::Busy(job.name)) };
         }
         wish.check(&self.settings)?;
-        if let Some(name) = &wish.keep_as {
-            if self.lake.generation_info(name).await?.is_some() {
-                return Err(RebuildError::Wish(format!(
-                    "there is a generation {name} already: drop it first (counterbat rebuild --drop {name}), or take another name"
-                )));
-            }
-            if self.lake.has_traces(name).await? {
-                self.lake.drop_kept(name).await?;
-            }
-        }
         jobs.forget_old()?;
         let asked_us = (self.settings.clock)();
         let name = wish.keep_as.clone().unwrap_or_else(|| format!("{asked_us:x}"));
@@ -216,36 +207,31 @@ impl Site {
         let job = Job {
             policies: wish.settings(&self.settings)?.policies_in_words(),
             name,
+            // Something may be there of one that was not finished.
+            phase: if wish.keep_as.is_some() { Phase::Clearing } else { Phase::Folding },
             wish,
             asked_us,
             ended_us: None,
-            phase: Phase::Folding,
             is_shared,
             lateness_ms: None,
             reach: None,
             error: None,
+            claim: Uuid::now_v7().to_string(),
+            leaves: false,
         };
+        let before = jobs.get(&job.name)?;
         jobs.put(&job)?;
-        Ok(job)
-    }
-
-    /// Removes a generation, or what there is of a rebuild that is not at work.
-    pub async fn forget(&self, name: &str) -> Result<(), RebuildError> {
-        // Nothing is taken away from under a switch.
-        let _alone = self.switching.lock().await;
-        let jobs = self.jobs();
-        let job = jobs.get(name)?;
-        let is_live = |job: &Job| {
-            job.wish.keep_as.is_none()
-                && (job.phase == Phase::Done || job.phase == Phase::Switching && self.is_marked())
-        };
-        match &job {
-            Some(job) if is_live(job) => return Err(RebuildError::IsLive(name.to_owned())),
-            Some(job) => self.clear(job).await?,
-            None if self.lake.generation_info(name).await?.is_some() => self.lake.drop_kept(name).await?,
-            None => return Err(RebuildError::Unknown(name.to_owned())),
+        if let Some(name) = &job.wish.keep_as
+            && let Err(error) = self.claim_to_make(name, &job.claim).await
+        {
+            // The one before that was made under this name is told of as before.
+            match before {
+                Some(before) => jobs.put(&before)?,
+                None => jobs.remove(name)?,
+            }
+            return Err(error);
         }
-        Ok(jobs.remove(name)?)
+        Ok(job)
     }
 }
 

@@ -4,11 +4,14 @@ use super::live::{Live, Status};
 use super::rebuild::any_age;
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, delta::Delta, job::Scope};
+use crate::durable_file::{self, DurableFileError};
 use crate::lake::rows::read_event;
 use crate::lake::{Lake, TableName};
+use crate::session::Outlines;
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +19,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many partitions are replayed side by side.
 const SIDE_BY_SIDE: usize = 2;
+/// Tells what rows were made under, when the state that knows it is lost.
+const MADE_UNDER: &str = "made-under.json";
 /// Rows kept in memory between two state batches.
 const ROWS_PER_BATCH: usize = 200_000;
 
 /// Told now and then: archived events replayed, and how many there are.
 pub(super) type Tell<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// What the rows of a data directory's tables were made under.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeUnder {
+    policies: Outlines,
+    /// The partitions that have rows which were made under something else.
+    outdated: Vec<u32>,
+}
+
+impl MadeUnder {
+    fn of(meta: &Meta) -> Self {
+        let outdated = (0u32..).zip(&meta.partitions).filter(|(_, mark)| mark.is_outdated).map(|(number, _)| number);
+        Self { policies: meta.policies.clone(), outdated: outdated.collect() }
+    }
+
+    /// Marks the partitions of a state that was folded anew whose rows may be others than they were. The accounts of those
+    /// that are known.
+    fn hold_against(made: Option<Self>, meta: &mut Meta) -> Vec<String> {
+        let Self { policies, outdated } = match made {
+            Some(made) => made,
+            None => Self {
+                policies: meta.policies.clone(),
+                outdated: (0u32..).zip(&meta.partitions).map(|(n, _)| n).collect(),
+            },
+        };
+        let now = std::mem::replace(&mut meta.policies, policies);
+        let changed = meta.go_by(now);
+        for (number, mark) in (0u32..).zip(&mut meta.partitions) {
+            mark.is_outdated |= mark.watermark_ms.is_some() && outdated.contains(&number);
+        }
+        changed
+    }
+}
+
+/// Notes what rows are made under from now on.
+pub(super) fn note_made_under(data_dir: &Path, meta: &Meta) -> Result<(), DurableFileError> {
+    let (path, now) = (data_dir.join(MADE_UNDER), MadeUnder::of(meta));
+    match durable_file::read::<MadeUnder>(&path) {
+        Ok(Some(known)) if known == now => Ok(()),
+        Err(error @ DurableFileError::Io { .. }) => Err(error),
+        _ => durable_file::write(&path, &now),
+    }
+}
 
 /// Removes the state, and what an unfinished recovery left. What is removed can be rebuilt.
 pub(super) fn discard(data_dir: &Path) -> Result<(), StateError> {
@@ -31,7 +79,8 @@ pub(super) fn discard(data_dir: &Path) -> Result<(), StateError> {
 }
 
 pub(super) fn remove(dir: &Path) -> Result<(), StateError> {
-    match std::fs::remove_dir_all(dir) {
+    // A state of gigabytes takes a while.
+    match tokio::task::block_in_place(|| std::fs::remove_dir_all(dir)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(dir, &error)),
         _ => Ok(()),
     }
@@ -65,7 +114,20 @@ pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), Proje
         }
     };
     let plan = plan(&parts.lake, &parts.settings).await?;
-    replay(&parts.lake, &state, &plan, &tell).await?;
+    let mut meta = replay(&parts.lake, &state, &plan, &tell).await?;
+    let made = durable_file::read(&parts.data_dir.join(MADE_UNDER));
+    // What cannot be read says nothing.
+    let changed = MadeUnder::hold_against(made.unwrap_or_default(), &mut meta);
+    if meta.partitions.iter().any(|mark| mark.is_outdated) {
+        tracing::warn!(
+            accounts = changed.join(", "),
+            "the state was lost, and rows were folded anew under policies and prices that may be others than they were made \
+             under: those of settled months may have changed, and stay so until `counterbat rebuild` makes all of them anew"
+        );
+    }
+    let mut batch = state.batch();
+    batch.set_meta(&meta);
+    batch.commit()?;
     drop(state);
     move_into_place(&building, &parts.data_dir.join("state"))?;
     tracing::info!("the state is rebuilt");

@@ -9,11 +9,12 @@ use super::folding::{Folding, on_own_thread};
 use super::live::{Live, PartitionStatus, Status};
 use super::past::Ground;
 use super::rebuild::{Pause, finish_switch};
+use super::recover::note_made_under;
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
 use crate::lake::{Lake, TableName};
-use crate::log::{Assignment, Group};
+use crate::log::{Assignment, Group, LogError};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -62,8 +63,9 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
             }
             Ok(Ended::Paused(work)) => {
                 // Until the next run queries wait: they see the tables as before, or as they are made meanwhile.
-                let joining = Status { joining: true, ..live.status() };
-                live.clear(joining);
+                let what = Some("the tables of a rebuild take the place of the old ones".to_owned());
+                let resting = Status { joining: true, recovering: what, ..live.status() };
+                live.clear(resting);
                 work().await;
                 continue;
             }
@@ -84,6 +86,10 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
         let stopped = !error.is_transient();
         let text = error.to_string();
         tracing::error!(error = %text, retry = !stopped, "the projector has stopped");
+        if matches!(error, ProjectorError::Log(LogError::Stuck { .. })) {
+            // Whatever waits for that client waits for ever; the next run has a new one.
+            shared = None;
+        }
         if stopped {
             live.update(|status| (status.error, status.stopped) = (Some(text), true));
         } else {
@@ -265,6 +271,7 @@ async fn own_state(parts: &Parts, live: &Arc<Live>) -> Result<(State, Taken), Pr
     }
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
     go_by(&mut meta, settings);
+    note_made_under(&parts.data_dir, &meta).map_err(super::rebuild::told)?;
     Ok((state, Taken { meta, refused: BTreeMap::new() }))
 }
 

@@ -13,6 +13,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+mod generations;
+mod shared;
+mod store;
+mod switching;
+
 const DAY: i64 = 86_400_000;
 
 fn events(history: &str) -> Vec<Event> {
@@ -26,7 +31,7 @@ fn now_us() -> i64 {
     chrono::Utc::now().timestamp_micros()
 }
 
-fn settings(log: &EmbeddedLog) -> Settings {
+fn settings(log: &dyn EventLog) -> Settings {
     Settings {
         partitions: log.partitions(),
         log_id: log.id().0.clone(),
@@ -68,14 +73,19 @@ async fn append(log: &EmbeddedLog, events: &[Event]) {
 }
 
 /// Runs a projector until everything is committed, and stops it; or drops it there and then.
-async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<EmbeddedLog>, tidy_end: bool) {
+async fn run_once(dir: &Path, lake: &Arc<Lake>, log: Arc<dyn EventLog>, tidy_end: bool) {
+    let settings = settings(&*log);
+    run_by(settings, dir, lake, log, tidy_end).await;
+}
+
+async fn run_by(settings: Settings, dir: &Path, lake: &Arc<Lake>, log: Arc<dyn EventLog>, tidy_end: bool) {
     let (stop, stopped) = watch::channel(false);
     let parts = Parts {
         log: log.clone(),
         lake: lake.clone(),
         data_dir: dir.to_owned(),
         instance: "one".into(),
-        settings: Arc::new(settings(&log)),
+        settings: Arc::new(settings),
         stop: stopped,
     };
     let (handle, task) = start(parts).await.unwrap();
@@ -169,7 +179,7 @@ async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
     assert_eq!(archived(&lake).await, events.len() - ticks, "nothing is archived twice");
     assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "after the state was lost");
 
-    let rebuilds = OfflineRebuilds::new(lake.clone(), dir.path().to_owned(), settings(&log), false);
+    let rebuilds = OfflineRebuilds::new(lake.clone(), dir.path().to_owned(), settings(&*log), false);
     let report = rebuilds.rebuild(Wish::default(), |_| {}).await.unwrap();
     assert_eq!((report.job.phase, report.job.reach.unwrap().events), (Phase::Done, (events.len() - ticks) as u64));
     assert_eq!(differences(&first, &sessions(&lake).await), Vec::<String>::new(), "after a rebuild");
@@ -186,7 +196,7 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
     let dir = tempfile::tempdir().unwrap();
     let log = open_log(dir.path()).await;
     let lake = Arc::new(Lake::open("memory:///", log.id(), 3).await.unwrap());
-    let settings = Settings { commit_every: Duration::from_secs(3600), ..settings(&log) };
+    let settings = Settings { commit_every: Duration::from_secs(3600), ..settings(&*log) };
     let (_stop, stopped) = watch::channel(false);
     let data_dir = dir.path().to_owned();
     let parts = Parts {
@@ -212,4 +222,19 @@ async fn pictures_show_what_is_folded_before_it_is_committed() {
     assert_eq!((count(&TableName::Events), count(&TableName::Sessions)), (226, golden_sessions("small")));
     assert_eq!(partitions, [0, 1, 2]);
     assert!(lake.table(TableName::Events).snapshot().files.is_empty());
+}
+
+#[tokio::test]
+async fn a_fold_and_a_rebuild_beside_it_keep_within_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    for memory_bytes in [256 << 20, 512 << 20, 3 << 30] {
+        let fold = Settings { memory_bytes, ..settings(&*log) };
+        let beside = Settings { memory_bytes: fold.beside_bytes(), ..fold.clone() };
+        let alone = Settings { memory_bytes: fold.alone_bytes(), ..fold.clone() };
+        // Caches and buffers, what is not written yet, and what is being written.
+        let most = |settings: &Settings| settings.state_bytes() + 2 * 3 * settings.layer_bytes() as u64;
+        assert!(most(&fold) + most(&beside) <= memory_bytes, "{memory_bytes}: {}, {}", most(&fold), most(&beside));
+        assert!(most(&alone) <= memory_bytes && alone.state_bytes() > fold.state_bytes(), "{}", most(&alone));
+    }
 }

@@ -1,5 +1,6 @@
 //! What two generations make of the same events, as SQL: totals under both, and the rows that differ. Pure.
 
+use crate::event::{BadAccountName, check_account_name};
 use crate::lake::{TableName, is_generation_name, schema};
 
 /// The word for the live tables.
@@ -12,8 +13,8 @@ pub enum CompareError {
     Name(String),
     #[error("{0} differs in nothing from itself: name two of them")]
     Same(String),
-    #[error("accounts: {0:?} is not of the form [a-z0-9_-]{{1,64}}")]
-    Account(String),
+    #[error("accounts: {0}")]
+    Account(#[from] BadAccountName),
 }
 
 /// Two sides of a comparison.
@@ -34,22 +35,19 @@ impl Comparison {
             return Err(CompareError::Same(a.to_owned()));
         }
         // They become part of SQL.
-        if let Some(other) = accounts.iter().find(|name| !crate::event::is_account_name(name)) {
-            return Err(CompareError::Account(other.clone()));
-        }
+        accounts.iter().try_for_each(|name| check_account_name(name))?;
         Ok(Self { a: a.to_owned(), b: b.to_owned(), accounts: accounts.to_vec() })
     }
 
     /// Sessions, charged messages, what Viber reports them to cost and what the policy says they cost (spec §4, view
-    /// `predictions`), by account, country and month under both, with the difference. As everywhere, a cost is NULL where one
-    /// of its parts is, or where currencies are mixed.
+    /// `predictions`), by account, country and month under both, with the difference. Costs are sums of those that are known;
+    /// `unpriced` counts the messages that lack one or the other, having no price. Where currencies are mixed there is no sum.
     pub fn totals(&self) -> String {
         let (a, b) = (self.contributions("a", &self.a), self.contributions("b", &self.b));
         let count = |what: &str, side: &str| format!("coalesce(sum({what}) filter (where side = '{side}'), 0)");
         let cost = |what: &str, side: &str| {
             format!(
-                "case when count(*) filter (where side = '{side}' and is_message and {what} is null) = 0 \
-                 and min(currency) is not distinct from max(currency) \
+                "case when min(currency) is not distinct from max(currency) \
                  then coalesce(sum({what}) filter (where side = '{side}'), 0) end"
             )
         };
@@ -63,12 +61,13 @@ impl Comparison {
         };
         format!(
             "select account, country, to_char(in_month, '%Y-%m') as month, {sessions}, {charged}, \
-             {cost}, {predicted}, case when min(currency) = max(currency) then max(currency) end as currency \
+             {cost}, {predicted}, {unpriced}, case when min(currency) = max(currency) then max(currency) end as currency \
              from ({a} union all {b}) as parts group by account, country, in_month order by 1, 2, 3",
             sessions = counts("sessions"),
             charged = counts("charged"),
             cost = costs("cost"),
             predicted = costs("predicted"),
+            unpriced = counts("unpriced"),
         )
     }
 
@@ -78,9 +77,10 @@ impl Comparison {
         format!(
             "select '{side}' as side, account, country, month_of(local_date(opened_at, 'UTC')) as in_month, 1 as sessions, \
              0 as charged, cast(null as decimal(18,6)) as cost, cast(null as decimal(18,6)) as predicted, \
-             cast(null as varchar) as currency, false as is_message from {sessions} union all \
+             0 as unpriced, cast(null as varchar) as currency from {sessions} union all \
              select '{side}', account, country, month, 0, \
-             case when reported_charged then 1 else 0 end, reported_cost, cost, currency, true from {messages}"
+             case when reported_charged then 1 else 0 end, reported_cost, cost, \
+             case when reported_cost is null or cost is null then 1 else 0 end, currency from {messages}"
         )
     }
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(all("public", "march"), Err(CompareError::Name("public".into())));
         assert_eq!(all("march", "march"), Err(CompareError::Same("march".into())));
         let account = Comparison::new("live", "march", &["bot'".into()]);
-        assert_eq!(account, Err(CompareError::Account("bot'".into())));
+        assert_eq!(account, Err(CompareError::Account(BadAccountName("bot'".into()))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::freshness::Freshness;
 use super::functions::UnsignedToken;
 use super::generations::{self, Generations};
 use super::guard;
+use super::numbers;
 use super::reference::{PARTITIONS, POLICIES, Reference};
 use super::table::{PictureTable, Place};
 use super::table_functions;
@@ -55,7 +56,7 @@ pub trait Pictures: Send + Sync {
     async fn take(&self, tables: &[TableName]) -> Result<Picture, String>;
     /// The tables as they were committed, with nothing laid over them.
     async fn take_past(&self, _tables: &[TableName], _at: AsOf) -> Result<Picture, QueryError> {
-        Err(QueryError::Refused("these tables have no older versions".to_owned()))
+        Err(QueryError::Past("these tables have no older versions".to_owned()))
     }
     /// The generation of this name, `None` where none is kept under it.
     async fn generation(&self, _name: &str) -> Result<Option<Kept>, String> {
@@ -275,6 +276,7 @@ impl Planner {
         at: At,
     ) -> Result<(SessionState, LogicalPlan, Freshness), QueryError> {
         table_functions::expand(&mut statement)?;
+        numbers::make_doubles(&mut statement);
         let mut needs = Needs::of(&surroundings.base, &statement)?;
         let past = if let At::Then(past) = at { Some(past) } else { None };
         let generations = Generations::find(self, &mut needs, past).await?;
@@ -380,6 +382,8 @@ fn config() -> SessionConfig {
         .with_information_schema(true);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
+    // An amount times 1.2 stays an amount: 1.2 is a decimal number, not the nearest that a double has.
+    options.sql_parser.parse_float_as_decimal = true;
     // Plain strings: every client reads them.
     options.sql_parser.map_string_types_to_utf8view = false;
     options.optimizer.expand_views_at_output = true;

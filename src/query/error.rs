@@ -12,6 +12,9 @@ pub enum QueryError {
     /// SQL that is not answered here.
     #[error("{0}")]
     Refused(String),
+    /// There are no tables of the time or version that is asked for, or no longer.
+    #[error("{0}")]
+    Past(String),
     /// The query names what does not exist or does not fit together.
     #[error("{message}{}", place(*.line, *.column))]
     Plan { message: String, line: Option<u64>, column: Option<u64> },

@@ -1,5 +1,6 @@
 //! SQL over the tables as they are now: one consistent picture a query, read-only, within limits (spec §6).
 
+pub mod accounts;
 pub mod calendar;
 mod catalog;
 pub mod compare;
@@ -10,6 +11,7 @@ pub mod functions;
 mod generations;
 pub mod guard;
 pub mod keys;
+mod numbers;
 pub mod output;
 pub mod prepared;
 mod pruning;

@@ -5,12 +5,12 @@ use super::calendar::zone;
 use super::error::QueryError;
 use super::guard;
 use super::views::{Kind, VIEWS, View};
-use crate::event::time::parse_rfc3339_us;
+use crate::event::time::parse_time_us;
 use crate::lake::is_generation_name;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Spanned, TableAlias,
-    TableFactor, Value, VisitMut as _, VisitorMut,
+    TableFactor, UnaryOperator, Value, VisitMut as _, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -91,7 +91,7 @@ impl Kind {
         let is_fit = match self {
             Kind::TimeZone => zone(text).is_some(),
             Kind::Minutes => text.parse::<u32>().is_ok_and(|minutes| (1..=MOST_MINUTES).contains(&minutes)),
-            Kind::Since => since_us(text).is_some(),
+            Kind::Since => parse_time_us(text).is_ok(),
         };
         if is_fit { Ok(Value::SingleQuotedString(text.clone())) } else { Err(self.wanted()) }
     }
@@ -109,7 +109,7 @@ impl Kind {
         let text = match (self, value) {
             (Kind::Minutes, Value::SingleQuotedString(minutes)) => format!("INTERVAL '{minutes} minutes'"),
             (Kind::Since, Value::SingleQuotedString(text)) => {
-                let us = since_us(text).unwrap_or(0);
+                let us = parse_time_us(text).unwrap_or(0);
                 format!("arrow_cast({us}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
             }
             (_, value) => value.to_string(),
@@ -117,11 +117,6 @@ impl Kind {
         let parsed = Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut parser| parser.parse_expr());
         parsed.map_err(|error| QueryError::Internal(format!("{text}: {error}")))
     }
-}
-
-/// µs since the epoch, of a day (UTC) or a time.
-fn since_us(text: &str) -> Option<i64> {
-    parse_rfc3339_us(text).or_else(|| parse_rfc3339_us(&format!("{text}T00:00:00Z")))
 }
 
 /// Replaces calls by queries.
@@ -170,6 +165,10 @@ fn literal(view: &View, arguments: &[FunctionArg]) -> Result<Value, QueryError> 
     match arguments {
         [] => Ok(Value::SingleQuotedString(default())),
         [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] => Ok(value.value.clone()),
+        // What is negative is one too, though no view takes it.
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::UnaryOp { op: UnaryOperator::Minus, expr }))] if matches!(&**expr, Expr::Value(value) if matches!(value.value, Value::Number(..))) => {
+            Ok(Value::Number(format!("-{expr}"), false))
+        }
         _ => {
             let message = format!("{} takes one argument, a literal", view.name);
             Err(QueryError::Plan { message, line: None, column: None })
@@ -250,7 +249,9 @@ mod tests {
             ("usage_daily('UTC', 'UTC')", "one argument"),
             ("avoidable_cost(0)", "minutes"),
             ("avoidable_cost('1 minutes'' OR true')", "minutes"),
-            ("avoidable_cost(-1)", "a literal"),
+            ("avoidable_cost(-5)", "avoidable_cost(-5): its argument is a number of minutes from 1 to those of a year"),
+            ("avoidable_cost(1.5)", "minutes"),
+            ("avoidable_cost(-(-5))", "a literal"),
             ("billing_audit('yesterday')", "2026-03-01"),
             ("billing_audit(NULL)", "2026-03-01"),
         ] {

@@ -1,5 +1,6 @@
 //! Single values as text: what JSON, CSV and tables for people say of them.
 
+use crate::event::shown::harmless;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, downcast_integer_array};
 use arrow::compute::cast;
 use arrow::datatypes::{
@@ -233,12 +234,4 @@ pub(super) fn readable(schema: &SchemaRef, batch: &RecordBatch) -> Result<Record
     }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
-}
-
-fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
 }

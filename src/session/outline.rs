@@ -1,6 +1,7 @@
 //! What accounts are folded under, in short: enough to tell whether rows made before would be made otherwise now. Pure.
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 pub type Outline = Vec<(i64, String)>;
 
 /// What all accounts go by.
-#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
 pub struct Outlines {
     /// What holds for all of them, at all times.
     pub common: String,

@@ -15,6 +15,12 @@ const BUILT_IN: [&str; 5] = [
     include_str!("policies/vbm.toml"),
 ];
 
+/// No session is longer: 31 days, which is as far as the views look back for the session of a message.
+const MAX_LENGTH_MS: i64 = 31 * 86_400_000;
+const MAX_OUTBOUND: u32 = 1_000_000;
+const MAX_FREE: u64 = 1_000_000_000;
+const MAX_FEE_MICROS: i64 = 1_000_000_000_000;
+
 /// How long sessions last and what is charged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +85,11 @@ pub enum PolicyError {
     /// The text says in which line and field.
     #[error("{0}")]
     Invalid(String),
+    /// Rows tell under which policy they were made by its name alone.
+    #[error(
+        "name: {0:?} is a built-in policy, and this one is another, which rows could not tell: give it a name of its own"
+    )]
+    Taken(String),
 }
 
 impl Policy {
@@ -111,11 +122,22 @@ impl Policy {
             }
             _ => {}
         }
-        if max_outbound == Some(0) {
-            return Err(("max_outbound", "a session has at least 1; leave it out for no limit".into()));
+        match max_outbound {
+            Some(0) => return Err(("max_outbound", "a session has at least 1; leave it out for no limit".into())),
+            Some(many) if many > MAX_OUTBOUND => {
+                return Err(("max_outbound", too_many(many.into(), MAX_OUTBOUND.into())));
+            }
+            _ => {}
         }
-        let fee = Money::parse(&self.monthly_fee_eur).map(drop);
-        fee.map_err(|reason| ("monthly_fee_eur", format!("{:?}: {reason}", self.monthly_fee_eur)))
+        let free = self.free_out_of_session_per_month;
+        if free > MAX_FREE {
+            return Err(("free_out_of_session_per_month", too_many(free, MAX_FREE)));
+        }
+        let refuse = |reason: &str| ("monthly_fee_eur", format!("{:?}: {reason}", self.monthly_fee_eur));
+        match Money::parse(&self.monthly_fee_eur).map_err(refuse)? {
+            fee if fee.micros() > MAX_FEE_MICROS => Err(refuse("it is more than 1000000, the most")),
+            _ => Ok(()),
+        }
     }
 
     /// Its name, and what stands for all that the fold goes by.
@@ -124,6 +146,15 @@ impl Policy {
         // Writing to memory fails only when memory runs out, which aborts by itself.
         let bytes = borsh::to_vec(&(service, paid, charged_on)).unwrap_or_default();
         format!("{name} {}", digest(&bytes))
+    }
+
+    /// Reads a policy that is used beside the built-in ones: one of their names is its name only where it is that policy.
+    pub fn parse_own(text: &str) -> Result<Self, PolicyError> {
+        let policy = Self::parse(text)?;
+        match Self::named(&policy.name) {
+            Ok(built_in) if *built_in != policy => Err(PolicyError::Taken(policy.name.into())),
+            _ => Ok(policy),
+        }
     }
 
     /// The built-in policies.
@@ -197,25 +228,33 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CompactString, D::
     String::deserialize(deserializer).map(CompactString::from)
 }
 
+fn too_many(many: u64, most: u64) -> String {
+    format!("{many} is more than {most}, the most")
+}
+
 fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration_ms(&text)
-        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no duration such as \"24h\" or \"7d\"")))
+    parse_duration_ms(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 fn optional_duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     duration_ms(deserializer).map(Some)
 }
 
-fn parse_duration_ms(text: &str) -> Option<i64> {
-    let split = text.find(|c: char| !c.is_ascii_digit())?;
+fn parse_duration_ms(text: &str) -> Result<i64, String> {
+    let none = || format!("{text:?} is no duration such as \"24h\" or \"7d\"");
+    let split = text.find(|c: char| !c.is_ascii_digit()).filter(|split| *split > 0).ok_or_else(none)?;
     let unit_ms = match &text[split..] {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ => return None,
+        _ => return Err(none()),
     };
-    text[..split].parse::<i64>().ok()?.checked_mul(unit_ms).filter(|ms| *ms > 0)
+    // A number that has no room is too great, whatever its unit.
+    match text[..split].parse::<i64>().ok().and_then(|number| number.checked_mul(unit_ms)) {
+        Some(0) => Err(none()),
+        Some(ms) if ms <= MAX_LENGTH_MS => Ok(ms),
+        _ => Err(format!("{text:?} is longer than \"31d\", the most")),
+    }
 }
 
 #[cfg(test)]
@@ -270,6 +309,44 @@ mod tests {
             assert!(error.starts_with(wanted), "{text}: {error}");
         }
         assert!(Policy::parse("name = \"x\"").unwrap_err().to_string().contains("service"));
+    }
+
+    #[test]
+    fn what_no_tariff_has_is_refused_with_the_most_there_is() {
+        let good = include_str!("policies/counterbat.toml").replace("first", "last");
+        let paid = |length: &str| good.replace("[paid]\nlength = \"24h\"", &format!("[paid]\nlength = {length:?}"));
+        for (text, wanted) in [
+            (good.replacen("24h", "32d", 1), "line 8, length: \"32d\" is longer than \"31d\", the most"),
+            (paid("745h"), "line 12, length: \"745h\" is longer than"),
+            (paid("99999999999d"), "line 12, length: \"99999999999d\" is longer than"),
+            (paid("99999999999999999999d"), "line 12, length: \"99999999999999999999d\" is longer than"),
+            (good.replace("\"last\"", "\"last\"\nmax_length = \"32d\""), "line 10, max_length: \"32d\" is longer than"),
+            (
+                good.replace("\"last\"", "\"last\"\nmax_outbound = 1000001"),
+                "line 10, max_outbound: 1000001 is more than 1000000",
+            ),
+            (good.replace("\"last\"", "\"last\"\nmax_outbound = 5000000000"), "line 10, max_outbound: invalid value"),
+            (
+                good.replace("month = 0", "month = 1000000001"),
+                "line 3, free_out_of_session_per_month: 1000000001 is more than 1000000000",
+            ),
+            (
+                good.replace("\"0\"", "\"1000000.01\""),
+                "line 5, monthly_fee_eur: \"1000000.01\": it is more than 1000000",
+            ),
+        ] {
+            let error = Policy::parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(wanted), "{text}: {error}");
+        }
+        assert!(Policy::parse(&paid("31d").replace("\"0\"", "\"1000000\"")).is_ok());
+    }
+
+    #[test]
+    fn a_built_in_name_is_that_policy() {
+        let vbm = include_str!("policies/vbm.toml");
+        assert_eq!(Policy::parse_own(vbm).map(Arc::new), Policy::named("vbm"));
+        assert_eq!(Policy::parse_own(&vbm.replace("24h", "12h")), Err(PolicyError::Taken("vbm".into())));
+        assert!(Policy::parse_own(&vbm.replace("24h", "12h").replace("\"vbm\"", "\"ours\"")).is_ok());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::money::{Currency, Money};
 use super::outline::{Outline, digest};
+use crate::event::time::parse_date_ms;
 use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -47,16 +48,19 @@ pub struct Charge {
 }
 
 impl PriceList {
-    /// Reads CSV with a head line of `country`, `currency`, `price` and `valid_from`, in any order. No value has a comma or a
-    /// quote in it, so none is looked for within quotes.
+    /// Reads CSV with a head line of `country`, `currency`, `price` and `valid_from`, in any order. A value may stand in
+    /// quotes, on one line.
     pub fn parse(text: &str) -> Result<Self, PriceError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         let (line, head) = lines.next().unwrap_or((1, ""));
-        let columns = columns(line, &fields(head))?;
+        let columns = columns(line, &fields(line, head)?)?;
         let mut list = PriceList::default();
         for (line, row) in lines {
-            list.add(line, &fields(row), columns)?;
+            list.add(line, &fields(line, row)?, columns)?;
+        }
+        if list == PriceList::default() {
+            return Err(PriceError::Row { line, reason: "there is no price below this head line".to_owned() });
         }
         for prices in list.countries.values_mut().chain([&mut list.rest]) {
             prices.sort_unstable_by_key(|(start_ms, _)| *start_ms);
@@ -65,12 +69,12 @@ impl PriceList {
         Ok(list)
     }
 
-    fn add(&mut self, line: u64, row: &[&str], columns: [usize; 4]) -> Result<(), PriceError> {
+    fn add(&mut self, line: u64, row: &[String], columns: [usize; 4]) -> Result<(), PriceError> {
         if row.len() != COLUMNS.len() {
             let reason = format!("it has {} fields: expected {}", row.len(), COLUMNS.len());
             return Err(PriceError::Row { line, reason });
         }
-        let [country, currency, price, valid_from] = columns.map(|at| row[at]);
+        let [country, currency, price, valid_from] = columns.map(|at| row[at].as_str());
         let refuse = |field, value: &str, reason| PriceError::Field { line, field, value: value.to_owned(), reason };
         let is_code = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase());
         if country != REST && !is_code(country) {
@@ -152,10 +156,10 @@ impl Prices {
 }
 
 /// Where the columns stand, in the order of [`COLUMNS`].
-fn columns(line: u64, head: &[&str]) -> Result<[usize; 4], PriceError> {
+fn columns(line: u64, head: &[String]) -> Result<[usize; 4], PriceError> {
     let refuse = |reason| PriceError::Row { line, reason };
     let wanted = COLUMNS.join(",");
-    if let Some(other) = head.iter().find(|name| !COLUMNS.contains(name)) {
+    if let Some(other) = head.iter().find(|name| !COLUMNS.contains(&name.as_str())) {
         return Err(refuse(format!("there is no column {other:?}: expected the head line {wanted}")));
     }
     let mut places = [0; 4];
@@ -172,20 +176,44 @@ fn columns(line: u64, head: &[&str]) -> Result<[usize; 4], PriceError> {
 
 /// The start of a UTC date in ms; always, for nothing. `None` for anything else.
 fn start_ms(date: &str) -> Option<i64> {
-    if date.is_empty() {
-        return Some(i64::MIN);
+    if date.is_empty() { Some(i64::MIN) } else { parse_date_ms(date) }
+}
+
+/// The values of a line. One in quotes may have commas in it, and two quotes for one.
+fn fields(line: u64, mut rest: &str) -> Result<Vec<String>, PriceError> {
+    let refuse = |reason: &str| PriceError::Row { line, reason: reason.to_owned() };
+    let mut fields = Vec::new();
+    loop {
+        rest = rest.trim_start();
+        let (field, after) = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let end = closing_quote(quoted).ok_or_else(|| refuse("a quote is not closed on it"))?;
+                (quoted[..end].replace("\"\"", "\""), quoted[end + 1..].trim_start())
+            }
+            None => {
+                let (field, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+                (field.trim_end().to_owned(), after)
+            }
+        };
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(next) => rest = next,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err(refuse("something stands between a closing quote and the comma")),
+        }
     }
-    let day = chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").ok().filter(|_| date.len() == 10)?;
-    Some(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
 }
 
-/// The values of a line, without the quotes that some programs put around each.
-fn fields(line: &str) -> Vec<&str> {
-    line.split(',').map(|field| unquoted(field.trim())).collect()
-}
-
-fn unquoted(field: &str) -> &str {
-    field.strip_prefix('"').and_then(|field| field.strip_suffix('"')).unwrap_or(field)
+/// Where the first quote is that is not one of two.
+fn closing_quote(quoted: &str) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + quoted[from..].find('"')?;
+        if !quoted[at + 1..].starts_with('"') {
+            return Some(at);
+        }
+        from = at + 2;
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +282,12 @@ mod tests {
             (&format!("{head}UA,euro,0.1,\n"), "line 2, currency: \"euro\": expected three capital letters"),
             (&format!("{head}UA,EUR,0.1,\nPL,EUR,-1,\n"), "line 3, price: \"-1\": it is negative"),
             (&format!("{head}UA,EUR,0.1,,\r\n"), "line 2: it has 5 fields"),
+            (&format!("{head}UA,EUR,\"0,01\",\n"), "line 2, price: \"0,01\": expected a decimal number"),
+            (&format!("{head}UA,EUR,\"0.01,\n"), "line 2: a quote is not closed on it"),
+            (&format!("{head}UA,EUR,\"0.01\"1,\n"), "line 2: something stands between"),
+            (&format!("{head}\"U\"\"A\",EUR,0.01,\n"), "line 2, country: \"U\\\"A\""),
+            (head, "line 1: there is no price below this head line"),
+            (&head.replace(',', ";"), "line 1: there is no column \"country;currency;price;valid_from\": expected"),
             (&format!("{head}UA,EUR,0.1.2,\r\n"), "line 2, price: \"0.1.2\": expected a decimal number"),
             (&format!("{head}UA,EUR,0.1234567,\n"), "line 2, price: \"0.1234567\": it has more than 6 decimals"),
             (&format!("{head}UA,EUR,0.1,2026-02-30\n"), "line 2, valid_from: \"2026-02-30\": expected a date"),

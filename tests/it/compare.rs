@@ -97,6 +97,11 @@ fn two_policies_differ_as_their_golden_rows_do() {
     server.stop_in_order();
     assert_eq!(home.ok(&["compare", "live", "g", "--format", "json", "--rows", "5"]), text, "without a server");
     assert!(home.fails_with(&["compare", "live", "none"], b"").contains("no generation named none"));
+    let unknown = |home: &Home| home.fails_with(&["compare", "live", "g", "--accounts", "bot1,bto2"], b"");
+    assert!(unknown(&home).contains("there is no account `bto2`; there are: bot1, bot2"), "{}", unknown(&home));
+    let server = home.serve();
+    assert!(unknown(&home).contains("there is no account `bto2`; there are: bot1, bot2"), "{}", unknown(&home));
+    server.stop_in_order();
     assert!(home.fails_with(&["compare", "live", "live"], b"").contains("differs in nothing"));
 }
 
@@ -130,6 +135,29 @@ fn another_tariff_has_its_price() {
     let delivered = charged.iter().filter(|row| !row["delivered_at"].is_null()).count();
     assert_eq!(micros(&found["totals"], "cost_a"), charged.len() as i64 * 12_300);
     assert_eq!(micros(&found["totals"], "cost_b"), delivered as i64 * 12_300);
+}
+
+#[test]
+fn what_has_no_price_is_counted_and_the_rest_summed() {
+    let home = Home::new(&[]);
+    std::fs::write(home.path("one.csv"), "country,currency,price,valid_from\nUA,EUR,0.0123,\n").unwrap();
+    home.configure(&[r#"fold.prices = "one.csv""#]);
+    import(&home, "busy");
+    home.ok(&["rebuild", "--as", "g", "--policy", "viber-2022"]);
+    let found: Value = serde_json::from_str(&home.ok(&["compare", "live", "g", "--format", "json"])).unwrap();
+    let charged = rows("messages", "viber-2022").into_iter().filter(|row| row["billing_status"] == 5);
+    let (priced, unpriced): (Vec<Row>, Vec<Row>) = charged.partition(|row| row["country"] == "UA");
+    assert!(!priced.is_empty() && !unpriced.is_empty());
+    // Of those of 2022 all are charged when sent, and the free ones do for what the policy says.
+    assert_eq!(micros(&found["totals"], "cost_b"), priced.len() as i64 * 12_300);
+    assert_eq!(micros(&found["totals"], "predicted_b"), 0);
+    let totals = found["totals"].as_array().unwrap();
+    assert_eq!(totals.iter().map(|row| row["unpriced_b"].as_i64().unwrap()).sum::<i64>(), unpriced.len() as i64);
+    for row in totals {
+        let diff = row["unpriced_b"].as_i64().unwrap() - row["unpriced_a"].as_i64().unwrap();
+        assert_eq!(row["unpriced_diff"], diff, "{row}");
+        assert!(row["country"] != "UA" || row["unpriced_b"] == 0, "{row}");
+    }
 }
 
 #[test]

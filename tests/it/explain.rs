@@ -132,10 +132,15 @@ fn what_is_not_known_or_not_clear_is_said() {
         }
         let error = home.fails_with(&["explain", "--account", "no'body", "7"], b"");
         assert!(error.contains("is not of the form"), "{error}");
+        let error = home.fails_with(&["explain", "--account", "bto1", "7"], b"");
+        assert!(error.contains("there is no account `bto1`; there are: bot1, bot2"), "{error}");
         if let Some(server) = server {
             let reply = server.get("/api/v1/explain?q=7");
             assert_eq!((reply.status, reply.problem().contains("bot1, bot2")), (409, true));
             assert_eq!(server.get("/api/v1/explain?q=8").status, 404);
+            assert_eq!(server.get("/api/v1/explain?q=7&account=bto1").status, 422);
+            let reply = server.get("/api/v1/explain");
+            assert_eq!((reply.status, reply.problem().contains("`q`")), (400, true), "{}", reply.problem());
             assert!(server.stop().success());
         }
     }

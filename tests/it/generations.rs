@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, missing, stop_all, wait_shared};
 use super::generate::{DAY_MS, MARCH_MS, Plan, history, lines, tick_line};
 use super::golden::{assert_golden, import, settings};
-use super::harness::{Home, Server};
+use super::harness::{Home, Server, http, request, until};
 use serde_json::Value;
 
 fn with_history(history: &str) -> Home {
@@ -11,6 +11,10 @@ fn with_history(history: &str) -> Home {
     let home = Home::new(&settings.iter().map(String::as_str).collect::<Vec<_>>());
     import(&home, history);
     home
+}
+
+fn few() -> Plan {
+    Plan { seed: 1, events: 200, users: 40, start_ms: MARCH_MS, span_ms: DAY_MS }
 }
 
 /// The rows of a generation, asked for as if they were live.
@@ -58,6 +62,12 @@ fn a_generation_has_views_and_joins_with_the_live_tables() {
         let differing = format!("select count(*) from (select * from same.{table} except select * from {table})");
         assert_eq!(home.number(&differing), 0, "{table}");
     }
+    // What comes in later is not of it.
+    let events = home.number("select count(*) from events");
+    home.ok_with(&["import", "--wait", "--late", "-"], &lines(&history(&Plan { seed: 9, ..few() })));
+    assert!(home.number("select count(*) from events") > events);
+    assert_eq!(home.number("select count(*) from same.events"), events);
+    assert_eq!(home.number("select count(distinct partition) from same.events"), 4);
     let schemas = home.sql("select distinct table_schema from information_schema.tables order by 1");
     assert!(schemas.iter().any(|row| row["table_schema"] == "same"), "{schemas:?}");
 }
@@ -131,6 +141,9 @@ fn generations_are_listed_and_dropped() {
 #[test]
 fn what_cannot_be_rebuilt_is_refused() {
     let home = with_history("small");
+    let vbm = include_str!("../../src/session/policies/vbm.toml");
+    std::fs::write(home.path("taken.toml"), vbm.replace("24h", "12h")).unwrap();
+    std::fs::write(home.path("wrong.toml"), vbm.replace("24h", "12 h")).unwrap();
     let server = home.serve();
     let before = home.tables();
     for (args, reason) in [
@@ -140,6 +153,9 @@ fn what_cannot_be_rebuilt_is_refused() {
         (&["rebuild", "--as", "a", "--policy", "nonsense"], "nonsense"),
         (&["rebuild", "--as", "a", "--policy", "./none.toml"], "none.toml"),
         (&["rebuild", "--as", "a", "--accounts", "Bot 1"], "accounts"),
+        (&["rebuild", "--as", "a", "--accounts", "bot1,bto2"], "there is no account `bto2`; there are: bot1, bot2"),
+        (&["rebuild", "--as", "a", "--policy", "./taken.toml"], "./taken.toml: name: \"vbm\" is a built-in policy"),
+        (&["rebuild", "--as", "a", "--policy", "./wrong.toml"], "./wrong.toml: line 8, length: \"12 h\""),
     ] {
         let error = home.fails_with(args, b"");
         assert!(error.contains(reason), "{args:?}: {error}");
@@ -156,9 +172,64 @@ fn what_cannot_be_rebuilt_is_refused() {
     );
     assert_eq!(reply.status, 422);
     assert!(reply.problem().contains("cannot take the place"), "{}", reply.problem());
+    let ask = |body: &str| {
+        super::harness::request(
+            super::harness::http().post(format!("{}/api/v1/rebuilds", server.console)).body(body.to_owned()),
+        )
+    };
+    for (body, reason) in [
+        (r#"{"as":"a","accounts":["bto2"]}"#.to_owned(), "there is no account `bto2`; there are: bot1, bot2"),
+        (r#"{"as":"a","from":"March"}"#.to_owned(), "from: `March` is no time"),
+        (
+            serde_json::json!({"as": "a", "policy_toml": vbm.replace("24h", "12h")}).to_string(),
+            "policy_toml: name: \"vbm\"",
+        ),
+    ] {
+        let reply = ask(&body);
+        assert_eq!((reply.status, reply.problem().contains(reason)), (422, true), "{body}: {}", reply.problem());
+    }
     before.assert_equal(&home.tables(), "after refusals");
     // The same policies by another word are the configured ones.
     home.ok(&["rebuild", "--policy", "counterbat"]);
+    // A date is its beginning, and nothing at all asks for what the command does without options.
+    let finished = |reply: super::harness::Reply| {
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        let name = serde_json::from_slice::<Value>(&reply.body).unwrap()["job"]["name"].as_str().unwrap().to_owned();
+        let report = || serde_json::from_slice::<Value>(&server.get(&format!("/api/v1/rebuilds/{name}")).body).unwrap();
+        let ended = |report: &Value| ["done", "failed"].contains(&report["job"]["phase"].as_str().unwrap());
+        super::harness::until("the rebuild", report, ended)["job"].clone()
+    };
+    let dated = finished(ask(r#"{"as":"dated","from":"2026-03-01"}"#));
+    assert_eq!(
+        (&dated["phase"], &dated["wish"]["from"]),
+        (&"done".into(), &"2026-03-01T00:00:00.000Z".into()),
+        "{dated}"
+    );
+    assert_eq!(finished(ask(""))["phase"], "done");
+}
+
+#[test]
+fn what_only_reads_makes_no_data_directory() {
+    let home = Home::new(&[]);
+    for args in [
+        &["sql", "select 1"][..],
+        &["verify"],
+        &["explain", "7"],
+        &["compare", "live", "g"],
+        &["rebuild", "--list"],
+        &["rebuild"],
+        &["export", "-"],
+    ] {
+        let error = home.fails_with(args, b"");
+        assert!(error.contains("there is no data in") && error.contains("--data-dir"), "{args:?}: {error}");
+        assert!(!home.data().exists(), "{args:?}");
+    }
+    // Nor is another folder taken for one.
+    std::fs::create_dir(home.data()).unwrap();
+    assert!(home.fails_with(&["sql", "select 1"], b"").contains("there is no data in"));
+    assert_eq!(std::fs::read_dir(home.data()).unwrap().count(), 0);
+    home.ok(&["import", "-"]);
+    assert_eq!(home.number("select count(*) from events"), 0);
 }
 
 #[test]
@@ -197,6 +268,14 @@ fn the_tables_are_read_as_they_were() {
     assert!(refused.problem().contains("ask one table at a version"), "{}", refused.problem());
     assert_eq!(ask(serde_json::json!({"sql": both, "at": at})).status, 200);
     assert_eq!(ask(serde_json::json!({"sql": both, "at": "yesterday"})).status, 400);
+    for settled in ["statement_monthly", "settled_months", "partitions"] {
+        let refused = ask(serde_json::json!({"sql": format!("select * from {settled}"), "at": at}));
+        assert_eq!(refused.status, 403, "{settled}: {}", refused.text());
+        assert!(refused.problem().contains("how far the partitions had come then is not kept"), "{settled}");
+    }
+    let unknown = ask(serde_json::json!({"sql": counted[0], "version": 999_999}));
+    assert_eq!((unknown.status, unknown.problem().contains("at version 999999")), (404, true), "{}", unknown.problem());
+    assert_eq!(ask(serde_json::json!({"sql": both, "at": "2020-01-01"})).status, 404);
     let error = home.fails_with(&["sql", "--at", "2020-01-01", counted[0]], b"");
     assert!(error.contains("kept for a day"), "{error}");
     let error = home.fails_with(&["sql", "--version", "999999", counted[0]], b"");
@@ -226,4 +305,49 @@ fn generations_of_shared_tables_are_seen_by_all() {
     let gone = servers[0].sql_as("select * from g_1.sessions", "application/json");
     assert_eq!(gone.status, 422, "{}", gone.text());
     stop_all(servers.into());
+}
+
+#[test]
+fn of_processes_that_share_the_log_one_makes_a_generation() {
+    if missing() {
+        return;
+    }
+    let cluster = Cluster::new(3, &[r#"fold.memory = "64MiB""#]);
+    let homes = [cluster.home(), cluster.home()];
+    let mut servers = homes.each_ref().map(|home| Some(home.serve()));
+    wait_shared(&servers.each_ref().map(|server| server.as_ref().unwrap()), 3);
+    let plan = Plan { events: 30_000, users: 4_000, span_ms: 40 * DAY_MS, ..few() };
+    homes[0].ok_with(&["import", "--wait", "-"], &lines(&history(&plan)));
+    let ask = |server: &Server| {
+        let wish = r#"{"as":"g","policy":"gupshup"}"#;
+        request(http().post(format!("{}/api/v1/rebuilds", server.console)).body(wish))
+    };
+    let asked: Vec<_> = std::thread::scope(|scope| {
+        let asking = servers.each_ref().map(|server| scope.spawn(|| ask(server.as_ref().unwrap())));
+        asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let maker = asked.iter().position(|reply| reply.status == 202).expect("one of them is to make it");
+    let other = 1 - maker;
+    assert_eq!(asked[other].status, 409, "{}", asked[other].text());
+    let told = asked[other].problem();
+    let dir = homes[maker].data().display().to_string();
+    assert!(told.contains("another process is at work on generation g") && told.contains(&dir), "{told}");
+
+    // A kill does not make it anybody's, and its maker goes on with it.
+    servers[maker].take().unwrap().kill();
+    assert_eq!(ask(servers[other].as_ref().unwrap()).status, 409);
+    let error = homes[other].fails_with(&["rebuild", "--drop", "g"], b"");
+    assert!(error.contains("another process is at work"), "{error}");
+    let maker = homes[maker].serve();
+    let found = || maker.get("/api/v1/rebuilds/g").text();
+    until("the generation", found, |job| job.contains(r#""phase":"done""#));
+    let other = servers[other].take().unwrap();
+    let rows = "(select account, user_id, message_token, sent_at from messages)";
+    let made = rows.replace("from ", "from g.");
+    let differing = format!("select count(*) from (({rows} except {made}) union all ({made} except {rows}))");
+    until("the same messages", || other.number(&differing), |differing| *differing == 0);
+    assert!(other.number("select count(*) from g.sessions") > 0);
+    assert_eq!(other.number("select count(*) from g.sessions where policy <> 'gupshup'"), 0);
+    assert!(ask(&other).problem().contains("there is a generation g already"));
+    stop_all(vec![maker, other]);
 }

@@ -1,7 +1,7 @@
 //! Rebuilds beside a running server: the same rows, whatever goes on meanwhile, and nobody sees them half built.
 
 use super::generate::{DAY_MS, Generated, HOUR_MS, MARCH_MS, Plan, history, lines, tick_line};
-use super::harness::{Home, Server, http, message_body, sign, text, try_request, until};
+use super::harness::{Home, Reply, Server, http, message_body, sign, text, try_request, until};
 use super::tools::python;
 use super::viber::{is_long, number, seed};
 use serde_json::Value;
@@ -28,6 +28,16 @@ fn a_rebuild_beside_a_server_changes_no_row() {
     let before = home.tables();
     let told: Value = serde_json::from_str(&home.ok(&["rebuild"])).unwrap();
     assert_eq!((&told["kept"], &told["events"]), (&false.into(), &20_000.into()), "{told}");
+    // Until the projector has the new tables it says what it waits for.
+    let says = |reply: &Reply| reply.status == 200 || reply.text().contains("recovering: the tables of a rebuild");
+    until(
+        "readiness",
+        || server.get("/readyz"),
+        |reply| {
+            assert!(says(reply), "{}", reply.text());
+            reply.status == 200
+        },
+    );
     before.assert_equal(&home.tables(), "rebuilt");
     // What comes in afterwards is folded on.
     assert_eq!(server.callback(&message_body("later==", 77)).status, 200);
@@ -240,4 +250,57 @@ fn another_rebuild_waits_for_the_unfinished_one_or_its_end() {
     assert_eq!(gone.status, 204, "{}", gone.text());
     assert_eq!(server.sql_as("select * from one.sessions", "application/json").status, 422);
     until("its end", || ask(r#"{"as":"three"}"#).status, |status| *status == 202);
+}
+
+/// How the newest rebuild of a data directory stands, as its file says.
+fn phase(home: &Home) -> Option<String> {
+    let files = std::fs::read_dir(home.data().join("rebuilds")).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    let newest = files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).max()?;
+    let job: Value = serde_json::from_slice(&std::fs::read(newest).ok()?).ok()?;
+    Some(job["phase"].as_str()?.to_owned())
+}
+
+#[test]
+fn a_rebuild_killed_during_its_switch_is_completed_or_begun_anew() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &input(&some_events(12_000)));
+    let mut random = super::generate::Random(seed() ^ 0x7377_6974);
+    let rounds = if is_long() { 40 } else { 5 };
+    let (mut before, mut switched, mut cut) = (home.tables(), 0, 0);
+    for round in 0..rounds {
+        // Under another policy, so that the old rows and the new ones are told apart.
+        let policy = ["vbm", "counterbat"][round % 2];
+        home.configure(&[&format!("fold.policy = {policy:?}")]);
+        let mut child = home.command(&["rebuild"]).spawn().unwrap();
+        let began = std::time::Instant::now();
+        while phase(&home).as_deref() != Some("switching") && child.try_wait().unwrap().is_none() {
+            assert!(began.elapsed().as_secs() < 120, "it never came to the switch");
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        let pause = std::time::Duration::from_micros(random.below(250_000));
+        let killed = super::harness::kill_after(&mut child, pause);
+        println!("round {round}: killed {pause:?} into the switch: {killed}, then {:?}", phase(&home));
+        cut += usize::from(killed);
+        let now = home.tables();
+        let of = |table: &str| home.number(&format!("select count(*) from {table} where policy = {}", quoted(policy)));
+        let all = |table: &str| home.number(&format!("select count(*) from {table}"));
+        let made = ["sessions", "messages"].map(|table| (of(table), all(table)));
+        let is_new = made.iter().all(|(of, all)| of == all);
+        assert!(is_new || made.iter().all(|(of, _)| *of == 0), "half of it is switched to: {made:?}");
+        if is_new {
+            switched += 1;
+        } else {
+            before.assert_equal(&now, "cut off before the switch");
+            home.ok(&["rebuild"]);
+        }
+        before = home.tables();
+        let left = std::fs::read_dir(home.data().join("rebuilds")).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(left.filter(|path| path.is_dir()).count(), 0, "states are left");
+    }
+    println!("{cut} of {rounds} cut off, {switched} of them completed");
+    home.ok(&["verify"]);
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{text}'")
 }

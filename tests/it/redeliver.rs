@@ -18,7 +18,8 @@ fn what_a_bot_missed_is_sent_again() {
     }
     let before = bot.got().len();
 
-    let args = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2100-01-01"];
+    let now = chrono::Utc::now().to_rfc3339();
+    let args = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", &now];
     let told: serde_json::Value = serde_json::from_str(&home.ok(&args)).unwrap();
     assert_eq!(told["taken"], 3, "{told}");
     // In the order in which they came, and without the validation of the webhook.
@@ -31,14 +32,17 @@ fn what_a_bot_missed_is_sent_again() {
     let none = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2020-01-02"];
     assert!(home.ok(&none).contains("\"total\":0"));
     for (account, wanted) in [("bot2", "no webhook"), ("bot3", "no account")] {
-        let error =
-            home.fails_with(&["redeliver", "--account", account, "--from", "2020-01-01", "--to", "2100-01-01"], b"");
+        let error = home.fails_with(&["redeliver", "--account", account, "--from", "2020-01-01", "--to", &now], b"");
         assert!(error.contains(wanted), "{error}");
     }
+    let future = ["redeliver", "--account", "bot1", "--from", "2020-01-01", "--to", "2100-01-01"];
+    let error = home.fails_with(&future, b"");
+    assert!(error.contains("2100-01-01") && error.contains("is in the future"), "{error}");
     assert_eq!(server.number("select count(*) from events"), events, "a redelivery is recorded");
 
     // Without a server it works on the data directory.
     bot.mood(Mood::Status(200));
     assert!(server.stop().success());
     assert!(home.ok(&args).contains("\"taken\":3"));
+    assert!(home.fails_with(&future, b"").contains("is in the future"));
 }

@@ -55,6 +55,7 @@ fn the_tables_have_the_columns_told() {
 #[test]
 fn every_view_told_answers_and_no_other_is_there() {
     let home = Home::new(&[]);
+    home.ok(&["import", "-"]);
     let mut told: Vec<String> = std::fs::read_dir(schemas().join("views"))
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
@@ -84,6 +85,7 @@ fn told_by(view: &str) -> Vec<(String, String)> {
 #[test]
 fn every_view_has_the_columns_told_at_its_head() {
     let home = Home::new(&[]);
+    home.ok(&["import", "-"]);
     let query = "select table_name, column_name, data_type from information_schema.columns \
                  where table_schema = 'public' order by table_name, ordinal_position";
     let mut found: std::collections::BTreeMap<String, Vec<(String, String)>> = Default::default();

@@ -122,6 +122,19 @@ fn sound_tables_are_found_sound() {
 }
 
 #[test]
+fn rows_that_time_alone_has_changed_are_sound() {
+    let home = Home::new(&[]);
+    let plan = Plan { seed: 3, events: 400, users: 50, start_ms: MARCH_MS, span_ms: DAY_MS };
+    home.ok_with(&["import", "--wait", "-"], &lines(&history(&plan)));
+    // Ticks are not archived, and rows change by them.
+    let open = "select count(*) from sessions where state <> 'settled'";
+    assert!(home.number(open) > 0);
+    home.ok_with(&["import", "--wait", "-"], tick_line(MARCH_MS + 90 * DAY_MS).as_bytes());
+    assert_eq!(home.number(open), 0);
+    assert_sound(&home, "settled");
+}
+
+#[test]
 fn tables_are_sound_after_kills() {
     let seed = seed();
     let home = Home::new(&[]);
@@ -214,6 +227,52 @@ fn a_file_that_was_written_over_is_named() {
     let fault = &found(&told, "file", &["day", "row"])[0];
     assert_eq!((&fault["table"], &fault["path"]), (&"sessions".into(), &all[0].path.clone().into()));
     assert!(fault["fault"].as_str().unwrap().contains("bytes"), "{fault:#}");
+}
+
+#[test]
+fn statistics_by_which_rows_would_be_skipped_are_named() {
+    let home = busy();
+    let (_, all) = files(&home, TableName::Messages);
+    let file = &all[0];
+    let retell = |stats: &Value| {
+        let (version, _) = files(&home, TableName::Messages);
+        commit(
+            &home,
+            TableName::Messages,
+            version,
+            &FileEntry { stats: Some(stats.to_string()), ..file.clone() },
+            None,
+        );
+    };
+    let fault = || found(&verify(&home), "file", &[])[0]["fault"].as_str().unwrap().to_owned();
+    let stats: Value = serde_json::from_str(file.stats.as_deref().unwrap()).unwrap();
+    let mut narrow = stats.clone();
+    narrow["maxValues"]["sent_at"] = stats["minValues"]["sent_at"].clone();
+    retell(&narrow);
+    assert_eq!(fault(), "sent_at lies outside of what its statistics say");
+    let mut more = stats.clone();
+    more["numRecords"] = json!(file.rows + 1);
+    retell(&more);
+    assert_eq!(fault(), format!("it has {} rows, and {} in the table's log", file.rows, file.rows + 1));
+    retell(&stats);
+    assert_sound(&home, "with its own statistics again");
+
+    // The least token in the footer, so much greater that no row of the file could be found by its token.
+    let place = path(&home, TableName::Messages, &file.path);
+    let mut bytes = std::fs::read(&place).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&place).unwrap()).unwrap();
+    let column = reader.parquet_schema().columns().iter().position(|column| column.name() == "message_token").unwrap();
+    let group = reader.metadata().row_group(0);
+    let least = group.column(column).statistics().unwrap().min_bytes_opt().unwrap().to_vec();
+    let footer =
+        bytes.len() - 8 - u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap()) as usize;
+    // It is told twice, for old readers too.
+    let told: Vec<usize> = (footer..bytes.len() - 8).filter(|at| bytes[*at..].starts_with(&least)).collect();
+    told.iter().for_each(|at| bytes[*at..*at + 8].copy_from_slice(&i64::MAX.to_le_bytes()));
+    std::fs::write(&place, bytes).unwrap();
+    assert_eq!(fault(), "message_token lies outside of what the statistics of row group 0 in the file say");
+    home.ok(&["rebuild"]);
+    assert_sound(&home, "rebuilt");
 }
 
 #[test]

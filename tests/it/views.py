@@ -353,9 +353,15 @@ def statement(history, lateness_days, watermark):
     for row in history.sessions:
         entry = months[row["account"], month(row["at"])]
         entry["end"] = max(entry["end"], row["end"])
+    # A month without any has its fee too, for a year.
+    for account, first in list(months):
+        later = first
+        for _ in range(12):
+            later = month(month_end_ms(later))
+            months[account, later]
     for (account, first), entry in months.items():
         settled = max(entry["end"] + (14 + lateness_days) * DAY_MS, month_end_ms(first) + lateness_days * DAY_MS)
-        if settled <= watermark and entry["messages"]:
+        if settled <= watermark and (entry["messages"] or history.policy in FEES):
             named = Counter(row["currency"] for row in entry["messages"] if row["billing_status"] == 5 and row["currency"])
             usual = min(named, key=lambda currency: (-named[currency], currency), default="EUR")
             parts = defaultdict(list)

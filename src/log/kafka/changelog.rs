@@ -1,7 +1,7 @@
 //! The state topic: changes of what projectors remember, by partition of the log.
 
 use super::super::{LogError, StateChange};
-use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::client::{Brief, PATIENCE, Quiet, Settings, refused};
 use super::topic::STATE_RECORD_BYTES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -33,7 +33,7 @@ pub(super) struct Writer {
     /// Names the process for good.
     instance: String,
     /// None after a transaction has failed, for what state it is in then is hard to say.
-    producer: Option<ThreadedProducer<Quiet>>,
+    producer: Option<Brief<ThreadedProducer<Quiet>>>,
 }
 
 impl Writer {
@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// The producer, or a new one, which breaks off what the one before has left open.
-    fn take_producer(&mut self) -> Result<ThreadedProducer<Quiet>, LogError> {
+    fn take_producer(&mut self) -> Result<Brief<ThreadedProducer<Quiet>>, LogError> {
         if let Some(producer) = self.producer.take() {
             return Ok(producer);
         }
@@ -88,7 +88,7 @@ impl Writer {
             .set("transaction.timeout.ms", TRANSACTION_MS)
             .set("message.max.bytes", STATE_RECORD_BYTES.to_string())
             .set("linger.ms", "20");
-        let producer: ThreadedProducer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+        let producer: Brief<ThreadedProducer<Quiet>> = Brief::new(config.create_with_context(Quiet).map_err(refused)?);
         let ready = producer.init_transactions(PATIENCE * 3);
         ready.map_err(|error| unwritable(&self.settings.state_topic, &error))?;
         Ok(producer)
@@ -142,7 +142,7 @@ pub(super) fn read(
     let mut config = settings.consumer();
     config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
     config.set("fetch.message.max.bytes", "8000000").set("queued.max.messages.kbytes", "32768");
-    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(refused)?;
+    let consumer: Brief<BaseConsumer<Quiet>> = Brief::new(config.create_with_context(Quiet).map_err(refused)?);
     wait_for_transactions(settings, &consumer, number).map_err(failed)?;
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, number, Offset::Beginning).map_err(failed)?;
@@ -179,7 +179,7 @@ fn wait_for_transactions(
 ) -> Result<(), KafkaError> {
     let mut config = settings.consumer();
     config.set("isolation.level", "read_uncommitted");
-    let asking: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+    let asking: Brief<BaseConsumer<Quiet>> = Brief::new(config.create_with_context(Quiet)?);
     let (_, end) = asking.fetch_watermarks(&settings.state_topic, partition, PATIENCE)?;
     let deadline = Instant::now() + OPEN_TRANSACTION;
     while consumer.fetch_watermarks(&settings.state_topic, partition, PATIENCE)?.1 < end {

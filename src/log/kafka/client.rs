@@ -7,10 +7,36 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
+use std::ops::Deref;
 use std::time::Duration;
 
 /// An answer that is not there by then does not come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client whose end nobody waits for. Ending one talks to its brokers, and where they went away just then it may not come
+/// to its end at all: the library has no time limit for that.
+pub(super) struct Brief<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Brief<T> {
+    pub fn new(client: T) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl<T: Send + 'static> Deref for Brief<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is taken out only when it is dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for Brief<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        std::thread::spawn(move || drop(client));
+    }
+}
 
 /// Where the log is and how it is reached. Without `Debug`: the properties may hold passwords.
 #[derive(Clone)]

@@ -4,7 +4,7 @@
 //! that whoever reads on finds one that has fetched ahead, and several readers of a partition do not disturb each other.
 
 use super::super::{LogError, LogId};
-use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::client::{Brief, PATIENCE, Quiet, Settings, refused};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -69,7 +69,7 @@ impl ConsumerContext for Context {}
 
 /// A consumer of one partition, and the offset it stands at.
 struct Cursor {
-    consumer: BaseConsumer<Context>,
+    consumer: Brief<BaseConsumer<Context>>,
     seen: Arc<Seen>,
     next: u64,
     used: Instant,
@@ -93,14 +93,14 @@ pub(super) struct Cursors {
     settings: Settings,
     id: LogId,
     /// Reads nothing: it asks.
-    asking: BaseConsumer<Quiet>,
+    asking: Brief<BaseConsumer<Quiet>>,
     idle: Mutex<HashMap<u32, Vec<Cursor>>>,
     bump: watch::Sender<u64>,
 }
 
 impl Cursors {
     pub fn new(settings: Settings, id: LogId) -> Result<Self, LogError> {
-        let asking = settings.consumer().create_with_context(Quiet).map_err(refused)?;
+        let asking = Brief::new(settings.consumer().create_with_context(Quiet).map_err(refused)?);
         Ok(Self { settings, id, asking, idle: Mutex::default(), bump: watch::Sender::new(0) })
     }
 
@@ -135,7 +135,6 @@ impl Cursors {
                     next = fetched.next,
                     "nothing more is fetched of the partition; a new client does"
                 );
-                close(vec![cursor]);
                 self.wake();
                 Ok(fetched)
             }
@@ -143,10 +142,7 @@ impl Cursors {
                 self.give_back(partition, cursor);
                 Ok(fetched)
             }
-            Err(error) => {
-                close(vec![cursor]);
-                Err(self.explain(partition, from, &error))
-            }
+            Err(error) => Err(self.explain(partition, from, &error)),
         }
     }
 
@@ -180,9 +176,7 @@ impl Cursors {
         cursors.push(cursor);
         cursors.sort_by_key(|cursor| std::cmp::Reverse(cursor.used));
         let fresh = cursors.iter().take(KEPT).take_while(|cursor| cursor.used.elapsed() < IDLE).count();
-        let old = cursors.split_off(fresh);
-        drop(idle);
-        close(old);
+        cursors.truncate(fresh);
     }
 
     fn open(&self, partition: u32, from: u64) -> Result<Cursor, LogError> {
@@ -200,6 +194,7 @@ impl Cursors {
             .add_partition_offset(topic, number, offset)
             .and_then(|()| consumer.assign(&assignment))
             .map_err(|error| self.unreadable(partition, from, error.to_string()))?;
+        let consumer = Brief::new(consumer);
         Ok(Cursor { consumer, seen, next: from, used: Instant::now(), moved: Instant::now(), doubted: false })
     }
 
@@ -225,7 +220,7 @@ impl Cursors {
     /// First offset still held, and the end. Blocks until a broker answers.
     pub fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
         // A client that looked at the topic while brokers were away may go on not knowing its partitions; a new one asks.
-        let anew = || self.ask(&self.settings.consumer().create_with_context(Quiet)?, partition, PATIENCE);
+        let anew = || self.ask(&Brief::new(self.settings.consumer().create_with_context(Quiet)?), partition, PATIENCE);
         let found = self.ask(&self.asking, partition, PATIENCE).or_else(|_| anew());
         found.map_err(|error| self.unreadable(partition, 0, error.to_string()))
     }
@@ -234,13 +229,6 @@ impl Cursors {
         let number = i32::try_from(partition).unwrap_or(i32::MAX);
         let (start, end) = client.fetch_watermarks(&self.settings.topic, number, within)?;
         Ok((u64::try_from(start).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
-    }
-}
-
-/// Lets cursors go on a thread of its own: closing one waits for its broker.
-fn close(cursors: Vec<Cursor>) {
-    if !cursors.is_empty() {
-        std::thread::spawn(move || drop(cursors));
     }
 }
 

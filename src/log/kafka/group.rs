@@ -7,6 +7,7 @@
 use super::super::{Assignment, Group, Handed, LogError, StateChange};
 use super::changelog::{self, Writer};
 use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::{LONGEST, come_back, stuck};
 use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -14,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 
 /// A member that is silent for so long is out, and others take its partitions.
 const SESSION_MS: &str = "10000";
+/// A member that nobody polls for so long leaves: one that a call holds which does not come back. Longer than [`LET_GO`].
+const POLL_WITHIN_MS: &str = "90000";
 /// How often the group's thread looks whether it is time to end.
 const POLL: Duration = Duration::from_millis(100);
 /// Leaving the group takes at most this long.
@@ -142,7 +145,12 @@ impl KafkaGroup {
         });
         let mut config = settings.consumer();
         config.set("auto.offset.reset", "earliest").set("partition.assignment.strategy", "cooperative-sticky");
-        for (name, value) in [("session.timeout.ms", SESSION_MS), ("heartbeat.interval.ms", "1000")] {
+        let ours = [
+            ("session.timeout.ms", SESSION_MS),
+            ("heartbeat.interval.ms", "1000"),
+            ("max.poll.interval.ms", POLL_WITHIN_MS),
+        ];
+        for (name, value) in ours {
             if !settings.properties.iter().any(|(own, _)| own == name) {
                 config.set(name, value);
             }
@@ -259,12 +267,32 @@ impl Group for KafkaGroup {
                 if lost { Err(KafkaError::Canceled) } else { Ok(member) }
             })
         };
-        let written = tokio::task::spawn_blocking(write).await;
-        written.map_err(|error| LogError::Unwritable(error.to_string()))?
+        come_back(LONGEST, &self.settings.state_topic, write).await?.map_err(LogError::Unwritable)?
     }
 
-    async fn restore(&self, partition: u32, each: Box<dyn FnMut(StateChange) -> bool + Send>) -> Result<(), LogError> {
+    async fn restore(
+        &self,
+        partition: u32,
+        mut each: Box<dyn FnMut(StateChange) -> bool + Send>,
+    ) -> Result<(), LogError> {
         let settings = self.settings.clone();
-        super::blocking(partition, move || changelog::read(&settings, partition, each)).await
+        let came = Arc::new(AtomicU64::new(0));
+        let coming = came.clone();
+        let each = move |change| {
+            coming.fetch_add(1, Ordering::Relaxed);
+            each(change)
+        };
+        let mut reading = tokio::task::spawn_blocking(move || changelog::read(&settings, partition, each));
+        // However long it takes: it is not stuck as long as something comes.
+        let mut seen = 0;
+        loop {
+            if let Ok(read) = tokio::time::timeout(LONGEST, &mut reading).await {
+                return read.map_err(|error| LogError::Unwritable(error.to_string()))?;
+            }
+            let now = came.load(Ordering::Relaxed);
+            if std::mem::replace(&mut seen, now) == now {
+                return Err(stuck(&self.settings.state_topic, LONGEST));
+            }
+        }
     }
 }

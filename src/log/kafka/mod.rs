@@ -291,12 +291,32 @@ impl Writing {
     }
 }
 
+/// The client ends every call by itself long before. One that is still out then may never come back: parts of the library
+/// wait without a limit, as when it closes a consumer.
+const LONGEST: Duration = Duration::from_secs(120);
+
 async fn blocking<T: Send + 'static>(
     partition: u32,
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| LogError::Unreadable { partition, offset: 0, reason: error.to_string() })?
+    let failed = |reason| LogError::Unreadable { partition, offset: 0, reason };
+    come_back(LONGEST, &format!("partition {partition}"), work).await?.map_err(failed)?
+}
+
+/// What comes of a call, or how it ended without.
+async fn come_back<T: Send + 'static>(
+    longest: Duration,
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Result<T, String>, LogError> {
+    match tokio::time::timeout(longest, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => Ok(done.map_err(|error| error.to_string())),
+        Err(_) => Err(stuck(what, longest)),
+    }
+}
+
+fn stuck(what: &str, longest: Duration) -> LogError {
+    LogError::Stuck { what: what.to_owned(), after_s: longest.as_secs() }
 }
 
 #[async_trait]
@@ -380,5 +400,20 @@ impl EventLog for KafkaLog {
     /// The topic's own retention holds: the brokers remove what it says.
     async fn retain(&self, _: &[u64], _: i64) -> Result<(), LogError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_does_not_come_back_is_left() {
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let left = come_back(Duration::from_millis(1), "partition 3", move || wait.recv().is_ok()).await.unwrap_err();
+        assert!(matches!(&left, LogError::Stuck { what, .. } if what == "partition 3"), "{left}");
+        assert!(left.is_transient());
+        drop(end);
+        assert_eq!(come_back(LONGEST, "partition 3", || 7).await.unwrap(), Ok(7));
     }
 }

@@ -1,7 +1,7 @@
 //! The topics: made as they must be, and looked at before they are used.
 
 use super::super::LogError;
-use super::client::{PATIENCE, Quiet, Settings, refused};
+use super::client::{Brief, PATIENCE, Quiet, Settings, refused};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -88,13 +88,13 @@ pub(super) struct Topics<'a> {
     pub settings: &'a Settings,
     pub admin: AdminClient<Quiet>,
     /// Brokers make a topic that a producer or an administrator asks about, but not for a consumer.
-    asking: BaseConsumer<Complaints>,
+    asking: Brief<BaseConsumer<Complaints>>,
 }
 
 impl<'a> Topics<'a> {
     pub fn new(settings: &'a Settings) -> Result<Self, LogError> {
         let admin = settings.client(&[]).create_with_context(Quiet).map_err(refused)?;
-        let asking = settings.consumer().create_with_context(Complaints::default()).map_err(refused)?;
+        let asking = Brief::new(settings.consumer().create_with_context(Complaints::default()).map_err(refused)?);
         Ok(Self { settings, admin, asking })
     }
 

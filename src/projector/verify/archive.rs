@@ -232,7 +232,12 @@ fn wanted_partition(event: &Event, partitions: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Told;
     use super::*;
+    use crate::lake::Change;
+    use crate::log::embedded::{EmbeddedLog, Options, Retention};
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
 
     fn record(offset: u64, status: i32) -> Record {
         let data = format!(r#"{{"request":{{}},"response":{{"status":{status},"message_token":7}}}}"#).into_bytes();
@@ -266,5 +271,50 @@ mod tests {
         assert_eq!(found, [(1, vec!["status".to_owned(), "disposition".into(), "data".into()])]);
         let wrong = [(told[0].0.clone(), Disposition::Info), told[1].clone()];
         assert_eq!(differences(0, &wrong, &batch(&wrong), 1), [(0, vec!["disposition".to_owned()])]);
+    }
+
+    #[test]
+    fn of_a_misplaced_record_nothing_is_read() {
+        let misplaced = record(0, 0);
+        let partitions = (2..).find(|partitions| wanted_partition(&misplaced.event, *partitions) != 0).unwrap();
+        let rows = |disposition| [(misplaced.clone(), disposition)];
+        let mut archived = EventRows::default();
+        let reading = reading(&misplaced, 0, partitions);
+        let disposition = Disposition::Malformed;
+        archived.push(&EventRow { partition: 0, record: &misplaced, reading: &reading, disposition });
+        let archived = archived.finish().unwrap();
+        assert_eq!(differences(0, &rows(disposition), &archived, partitions), []);
+        let found = differences(0, &rows(disposition), &archived, 1);
+        assert!(found[0].1.contains(&"disposition".to_owned()), "in its own partition it is a fact: {found:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn offsets_that_log_and_archive_do_not_have_in_common_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { partitions: 1, cache_bytes: 1 << 20, retention: Retention::default() };
+        let clock = Arc::new(|| 1_770_000_000_000_000);
+        let log = EmbeddedLog::open(&dir.path().join("log"), options, clock).unwrap();
+        log.append((0..6).map(|offset| (0, record(offset, 0).event)).collect()).await.unwrap();
+        let lake = Lake::open("memory:///", log.id(), 1).await.unwrap();
+        // The third is missing, and there are some that the log never had.
+        let rows: Vec<_> = [0, 1, 3, 4, 5, 6, 7].map(|offset| (record(offset, 0), Disposition::Fact)).into();
+        let add = lake.write_events(vec![batch(&rows)]).await.unwrap();
+        let positions = BTreeMap::from([(0, (None, 8))]);
+        lake.table(TableName::Events).commit(Change { add, positions, ..Change::default() }).await.unwrap();
+        let told = Mutex::new(Vec::new());
+        let tell = |finding: Told| told.lock().unwrap().push(finding);
+        let looked = check(&log, &lake, 0, 6, 0, &Telling::new(&tell)).await.unwrap();
+        assert!(!looked.is_whole, "what is missing cannot be folded");
+        assert_eq!((looked.archived, looked.log_records), (7, 6));
+        let found: Vec<(&str, u64, u64)> = told.lock().unwrap().iter().map(offsets).collect();
+        assert_eq!(found, [("missing", 2, 2), ("unknown", 6, 7)]);
+    }
+
+    fn offsets(told: &Told) -> (&'static str, u64, u64) {
+        match told {
+            Told::Finding(Finding::Missing { first, last, .. }) => ("missing", *first, *last),
+            Told::Finding(Finding::Unknown { first, last, .. }) => ("unknown", *first, *last),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -443,4 +443,36 @@ mod tests {
         ];
         assert_eq!(named, wanted.map(|(user, difference, columns)| (user.to_owned(), difference, columns)));
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_day_that_only_the_table_has_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path(), 16 << 20).unwrap();
+        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
+        let mut rows = SessionRows::default();
+        rows.push("bot", "ann", &session("ann", MARCH));
+        let rows = rows.finish();
+        let start_hour = hour_of(MARCH);
+        let span = Span { partition: 0, start_hour, end_hour: start_hour + 1 };
+        let file = lake.table(TableName::Sessions).write(Some(span), None, vec![rows.clone()]).await.unwrap();
+        let files = Arc::new(BTreeMap::from([(file.path.clone(), file)]));
+        let snapshot = TableSnapshot { files, ..TableSnapshot::default() };
+        let comparison = Comparison {
+            lake: &lake,
+            snapshot: &snapshot,
+            table: TableName::Sessions,
+            partition: 0,
+            fold: state.overlay(),
+            hasher: Hasher::new(TableName::Sessions).unwrap(),
+            named: 1,
+        };
+        let mut digests = Digests::new();
+        comparison.hasher.digest(&rows, &mut digests).unwrap();
+        let told = Mutex::new(Vec::new());
+        let tell = |finding: Told| told.lock().unwrap().push(finding);
+        comparison.run(&digests, &Telling::new(&tell)).await.unwrap();
+        let told = told.into_inner().unwrap();
+        let Told::Finding(Finding::Day(day)) = &told[0] else { panic!("{told:?}") };
+        assert_eq!((day.surplus, day.rows.table, day.rows.fold), (1, 1, 0), "{day:?}");
+    }
 }

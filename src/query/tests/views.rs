@@ -157,7 +157,7 @@ async fn money_is_summed_as_decimals() {
 async fn a_statement_is_there_once_its_month_cannot_change() {
     let ms = |text: &str| Some(crate::event::time::parse_rfc3339_us(text).unwrap() / 1000);
     let statement = "SELECT month, currency, messages, charged, unpriced, disputed, cost, fee, settled_at \
-                     FROM statement_monthly WHERE month > '2026-01-01' ORDER BY month, currency";
+                     FROM statement_monthly WHERE month > '0003-01-01' ORDER BY month, currency";
     // March ends, and what may still come for it comes within three days; April's last session settles later than that.
     let session = |state| {
         let (opened, ends) = ("2026-04-29T12:00:00Z", "2026-04-30T12:00:00Z");
@@ -178,6 +178,56 @@ async fn a_statement_is_there_once_its_month_cannot_change() {
     ] {
         let engine = engine(&HISTORY, &[session(state)], &watermarks);
         assert_eq!(csv(&engine, statement).await, wanted, "{watermarks:?}, {state}");
+    }
+}
+
+#[tokio::test]
+async fn a_month_without_a_message_has_its_fee_for_a_year() {
+    let ms = |text: &str| Some(crate::event::time::parse_rfc3339_us(text).unwrap() / 1000);
+    let message = |at| [["ann", "5", at, "in_service", "5", "overcharged", "0.2", "USD"]];
+    let (opened, ends) = ("2026-03-03T12:00:00Z", "2026-03-04T12:00:00Z");
+    let session = ["ab", "shop", "ann", "service", "settled", opened, ends, ends, "1", "viber-2024"];
+    let statement =
+        "SELECT month, currency, messages, charged, cost, fee FROM statement_monthly ORDER BY month, currency";
+    let told = async |at, until| csv(&engine(&message(at), &[session], &[ms(until)]), statement).await;
+    // A session without a message tells its policy, and what follows goes on with it.
+    let january = "2026-01-01,EUR,0,0,0.000000,12.500000|2026-01-01,USD,1,1,0.200000,0.000000";
+    let fees = "2026-02-01,EUR,0,0,0.000000,12.500000|2026-03-01,EUR,0,0,0.000000,100.000000|2026-04-01,EUR,0,0,0.000000,100.000000";
+    assert_eq!(told("2026-01-05T10:00:00Z", "2026-05-04T00:00:00Z").await, format!("{january}|{fees}"));
+    let later = told("2026-01-05T10:00:00Z", "2029-01-01T00:00:00Z").await;
+    assert!(later.starts_with(&format!("{january}|{fees}")), "{later}");
+    assert!(later.ends_with("|2027-03-01,EUR,0,0,0.000000,100.000000"), "{later}");
+    assert_eq!(later.split('|').count(), 16, "{later}");
+}
+
+#[tokio::test]
+async fn a_statement_counts_each_message_in_one_currency() {
+    let rows = [
+        ["ann", "1", "2026-03-01T10:00:00Z", "out_of_session", "5", "agreed", "0.1", "EUR"],
+        ["ann", "2", "2026-03-01T11:00:00Z", "out_of_session", "5", "agreed", "0.2", "USD"],
+        ["ann", "3", "2026-03-01T12:00:00Z", "out_of_session", "5", "agreed", "0.4", "USD"],
+        ["ann", "4", "2026-03-01T13:00:00Z", "out_of_session", "5", "agreed", "", ""],
+        ["ann", "5", "2026-03-01T14:00:00Z", "out_of_session", "3", "agreed", "0", "EUR"],
+        ["ann", "6", "2026-03-01T15:00:00Z", "in_service", "1", "agreed", "0", "USD"],
+    ];
+    let engine = engine(&rows, &[], &[Some(1_780_000_000_000)]);
+    let statement = "SELECT currency, messages, charged, unpriced, cost, fee FROM statement_monthly WHERE month = '2026-03-01' ORDER BY currency";
+    assert_eq!(csv(&engine, statement).await, "EUR,1,1,0,0.100000,12.500000|USD,5,3,1,0.600000,0.000000");
+}
+
+#[tokio::test]
+async fn numbers_with_a_point_are_decimals() {
+    let engine = engine(&HISTORY, &[], &[]);
+    for (sql, wanted) in [
+        ("sum(cost) * 1.2", "0.7200012"),
+        ("sum(cost) * 1.2 = 0.7200012", "true"),
+        ("0.1 + 0.2 = 0.3", "true"),
+        ("arrow_typeof(sum(cost) * 1.19)", "\"Decimal128(32, 8)\""),
+        ("arrow_typeof(sum(cost) * 1.5e0)", "Float64"),
+        ("1e3", "1000.0"),
+        ("-2.5E-1", "-0.25"),
+    ] {
+        assert_eq!(csv(&engine, &format!("SELECT {sql} FROM messages LIMIT 1")).await, wanted, "{sql}");
     }
 }
 

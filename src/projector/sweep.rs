@@ -1,0 +1,101 @@
+//! What rebuilds leave: removed when they end, else at the next start.
+
+use super::ProjectorError;
+use super::job::{Job, Phase, RebuildError};
+use super::rebuild::Site;
+use super::recover::remove;
+use crate::lake::is_generation_name;
+use uuid::Uuid;
+
+impl Site {
+    /// Removes what rebuilds of this data directory that have ended do not need. What cannot be removed now is left for the
+    /// next time; what other processes have begun is theirs to go on with, however long they are away.
+    pub async fn sweep(&self) {
+        if let Err(error) = self.try_to_sweep().await {
+            tracing::warn!(%error, "some of what rebuilds have left cannot be removed now");
+        }
+    }
+
+    async fn try_to_sweep(&self) -> Result<(), RebuildError> {
+        for job in self.jobs().all()? {
+            match job.phase {
+                Phase::Clearing if job.error.is_some() => self.clear_away(job).await?,
+                Phase::Done if job.leaves => self.put_in_order(job).await?,
+                _ => {}
+            }
+        }
+        for dir in self.jobs().useless()? {
+            remove(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a rebuild was made with.
+    async fn put_in_order(&self, mut job: Job) -> Result<(), RebuildError> {
+        match &job.wish.keep_as {
+            Some(name) => self.lake.release_name(name, &job.claim).await?,
+            None => self.lake.forget_building(&job.name).await?,
+        }
+        remove(&self.jobs().state_dir(&job.name))?;
+        remove(&self.jobs().old_state_dir(&job.name))?;
+        job.leaves = false;
+        Ok(self.jobs().put(&job)?)
+    }
+
+    /// Removes all of a rebuild that is given up.
+    pub async fn clear_away(&self, mut job: Job) -> Result<(), RebuildError> {
+        self.clear(&job).await?;
+        if let Some(name) = &job.wish.keep_as {
+            self.lake.release_name(name, &job.claim).await?;
+        }
+        job.phase = Phase::Failed;
+        Ok(self.jobs().put(&job)?)
+    }
+
+    /// Removes what there is of a rebuild that is not complete.
+    pub async fn clear(&self, job: &Job) -> Result<(), RebuildError> {
+        match &job.wish.keep_as {
+            // Where another has it, that is its work.
+            Some(name) if self.lake.claim_of(name).await?.is_some_and(|claim| claim.id == job.claim) => {
+                self.lake.drop_kept(name).await?;
+            }
+            Some(_) => {}
+            None => self.lake.drop_generation(&job.name).await?,
+        }
+        Ok(remove(&self.jobs().state_dir(&job.name))?)
+    }
+
+    /// Removes a generation, or what there is of a rebuild that is not at work.
+    pub async fn forget(&self, name: &str) -> Result<(), RebuildError> {
+        // Nothing is taken away from under a switch.
+        let _alone = self.switching.lock().await;
+        let jobs = self.jobs();
+        let job = jobs.get(name)?;
+        let is_live = |job: &Job| job.phase == Phase::Done || job.phase == Phase::Switching && self.is_marked();
+        match &job {
+            Some(job) if job.wish.keep_as.is_none() && is_live(job) => {
+                return Err(RebuildError::IsLive(name.to_owned()));
+            }
+            Some(job) if job.wish.keep_as.is_none() => self.clear(job).await?,
+            _ => self.drop_kept(name, job.as_ref()).await?,
+        }
+        Ok(jobs.remove(name)?)
+    }
+
+    /// Removes a generation that was to be kept, unless another process is at work on it.
+    async fn drop_kept(&self, name: &str, job: Option<&Job>) -> Result<(), RebuildError> {
+        let is_there = is_generation_name(name)
+            && (job.is_some()
+                || self.lake.generation_info(name).await?.is_some()
+                || self.lake.claim_of(name).await?.is_some());
+        if !is_there {
+            return Err(RebuildError::Unknown(name.to_owned()));
+        }
+        // Nobody makes it meanwhile.
+        let id = job.map_or_else(|| Uuid::now_v7().to_string(), |job| job.claim.clone());
+        self.claim(name, &id).await?;
+        self.lake.drop_kept(name).await?;
+        self.lake.release_name(name, &id).await?;
+        Ok(remove(&self.jobs().state_dir(name)).map_err(ProjectorError::from)?)
+    }
+}
