@@ -30,9 +30,9 @@ fn broken(failed: &ArrowError) -> PgWireError {
     error(state::INTERNAL, failed.to_string())
 }
 
-/// The whole answer, as it is found.
-pub fn response(answer: QueryStream, format: &Format, interrupt: Interrupt) -> QueryResponse {
-    let schema = answer.schema();
+/// The whole answer, as it is found, with the columns that the client was told of where it was.
+pub fn response(answer: QueryStream, told: Option<SchemaRef>, format: &Format, interrupt: Interrupt) -> QueryResponse {
+    let schema = told.unwrap_or_else(|| answer.schema());
     let fields = Arc::new(fields(&schema, format));
     let columns = fields.clone();
     let batches = stream::try_unfold((answer, interrupt), |(mut answer, mut interrupt)| async move {
@@ -44,7 +44,7 @@ pub fn response(answer: QueryStream, format: &Format, interrupt: Interrupt) -> Q
 }
 
 async fn next(answer: &mut QueryStream) -> PgWireResult<Option<RecordBatch>> {
-    answer.next().await.transpose().map_err(|failed| of_query(&failed, "", 0))
+    answer.next().await.transpose().map_err(|failed| of_query(&failed, "", None))
 }
 
 fn rows(

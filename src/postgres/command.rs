@@ -1,6 +1,6 @@
 //! What a statement wants: an answer of the engine, or something of the session.
 
-use super::copy::{self, Form};
+use super::copy::{self, Copied};
 use super::error::{error, state};
 use super::words::{Kind, Word};
 use pgwire::error::PgWireResult;
@@ -44,10 +44,7 @@ pub enum Command {
     /// All where it has no name.
     Close(Option<String>),
     /// To the client.
-    Copy {
-        query: String,
-        form: Form,
-    },
+    Copy(Copied),
 }
 
 impl Command {
@@ -76,7 +73,7 @@ impl Command {
             "fetch" | "move" => fetch(rest, verb == "fetch")?,
             "close" => Command::Close(all_or(rest.first())?),
             "copy" => match copy::read(sql, words)? {
-                Some((query, form)) => Command::Copy { query, form },
+                Some(copied) => Command::Copy(copied),
                 None => Command::Query,
             },
             _ => Command::Query,

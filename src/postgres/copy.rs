@@ -3,14 +3,16 @@
 use super::answer;
 use super::cancel::Interrupt;
 use super::error::{error, state};
+use super::types::count;
 use super::words::{Kind, Word};
 use crate::query::QueryStream;
 use bytes::{Buf, BufMut, BytesMut};
-use futures::{StreamExt, stream};
+use futures::{Sink, SinkExt, StreamExt};
 use pgwire::api::portal::Format;
-use pgwire::api::results::CopyResponse;
+use pgwire::api::results::{QueryResponse, Tag};
 use pgwire::error::{PgWireError, PgWireResult};
-use pgwire::messages::copy::CopyData;
+use pgwire::messages::PgWireBackendMessage;
+use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
 use pgwire::messages::data::DataRow;
 
 /// The signature, no flags, and no more of a header.
@@ -24,21 +26,30 @@ pub enum Form {
     Csv { header: bool },
 }
 
-/// What is copied, and in which form; `None` where it does not go to the client, which the engine has reasons against.
-pub fn read(sql: &str, words: &[Word]) -> PgWireResult<Option<(String, Form)>> {
+/// What is copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub query: String,
+    /// The byte of the text that it begins at, where it stands there as it is.
+    pub start: Option<usize>,
+    pub form: Form,
+}
+
+/// What is copied; `None` where it does not go to the client, which the engine has reasons against.
+pub fn read(sql: &str, words: &[Word]) -> PgWireResult<Option<Copied>> {
     let Some(to) = words.windows(2).rposition(|pair| pair[0].is("to") && pair[1].is("stdout")) else { return Ok(None) };
     let (what, options) = (&words[1..to], &words[to + 2..]);
     let (Some(first), Some(last)) = (what.first(), what.last()) else { return Ok(None) };
-    let query = match (&first.kind, &last.kind) {
-        (Kind::Sign('('), Kind::Sign(')')) => sql[first.end..last.start].to_owned(),
+    let (query, start) = match (&first.kind, &last.kind) {
+        (Kind::Sign('('), Kind::Sign(')')) => (sql[first.end..last.start].to_owned(), Some(first.end)),
         (_, Kind::Sign(')')) => {
             let open = what.iter().position(|word| word.kind == Kind::Sign('(')).unwrap_or_default();
             let name = &sql[first.start..what[open].start];
-            format!("select {} from {name}", &sql[what[open].end..last.start])
+            (format!("select {} from {name}", &sql[what[open].end..last.start]), None)
         }
-        _ => format!("select * from {}", &sql[first.start..last.end]),
+        _ => (format!("select * from {}", &sql[first.start..last.end]), None),
     };
-    Ok(Some((query, form(options)?)))
+    Ok(Some(Copied { query, start, form: form(options)? }))
 }
 
 fn form(options: &[Word]) -> PgWireResult<Form> {
@@ -57,31 +68,56 @@ fn form(options: &[Word]) -> PgWireResult<Form> {
     })
 }
 
-/// The answer in this form.
-pub fn response(answer: QueryStream, form: Form, interrupt: Interrupt) -> CopyResponse {
-    let schema = answer.schema();
-    let count = schema.fields().len();
-    let format = if form == Form::Binary { Format::UnifiedBinary } else { Format::UnifiedText };
-    let head = match form {
-        Form::Binary => BytesMut::from(BINARY_HEAD),
-        Form::Csv { header: true } => {
-            let names: Vec<String> = schema.fields().iter().map(|field| csv(field.name())).collect();
-            BytesMut::from(format!("{}\n", names.join(",")).as_bytes())
-        }
-        Form::Csv { header: false } | Form::Text => BytesMut::new(),
-    };
-    let rows = answer::response(answer, &format, interrupt).data_rows;
-    // The head goes with the first row, for pieces are counted as rows; by itself where there is none.
-    let lines = stream::unfold((rows, Some(head)), move |(mut rows, mut head)| async move {
-        let row = rows.next().await;
-        let mut line = match (&row, head.take()) {
-            (None, None) => return None,
-            (_, head) => head.unwrap_or_default(),
+/// An answer on its way.
+pub struct Copy {
+    form: Form,
+    head: BytesMut,
+    rows: QueryResponse,
+}
+
+impl Copy {
+    /// The answer in this form.
+    pub fn new(answer: QueryStream, form: Form, interrupt: Interrupt) -> Self {
+        let head = match form {
+            Form::Binary => BytesMut::from(BINARY_HEAD),
+            Form::Csv { header: true } => {
+                let names: Vec<String> = answer.schema().fields().iter().map(|field| csv(field.name())).collect();
+                BytesMut::from(format!("{}\n", names.join(",")).as_bytes())
+            }
+            Form::Csv { header: false } | Form::Text => BytesMut::new(),
         };
-        let written = row.map_or(Ok(()), |row| put(&row?, form, &mut line));
-        Some((written.map(|()| CopyData::new(line.freeze())), (rows, None)))
-    });
-    CopyResponse::new(i8::from(form == Form::Binary), count, lines)
+        let format = if form == Form::Binary { Format::UnifiedBinary } else { Format::UnifiedText };
+        Self { form, head, rows: answer::response(answer, None, &format, interrupt) }
+    }
+}
+
+/// Sends it. The library would tell of an error in a way that clients do not know.
+pub async fn send<C>(client: &mut C, copy: Copy) -> PgWireResult<()>
+where
+    C: Sink<PgWireBackendMessage> + Unpin + Send,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let Copy { form, head: mut piece, mut rows } = copy;
+    let (format, columns) = (i8::from(form == Form::Binary), rows.row_schema().len());
+    let response = CopyOutResponse::new(format, count(columns), vec![format.into(); columns]);
+    client.feed(PgWireBackendMessage::CopyOutResponse(response)).await?;
+    let mut sent = 0;
+    while let Some(row) = rows.data_rows().next().await {
+        // The head goes with the first row, as PostgreSQL has it.
+        put(&row?, form, &mut piece)?;
+        client.feed(PgWireBackendMessage::CopyData(CopyData::new(piece.split().freeze()))).await?;
+        sent += 1;
+    }
+    if form == Form::Binary {
+        piece.put_i16(-1);
+    }
+    if !piece.is_empty() {
+        client.feed(PgWireBackendMessage::CopyData(CopyData::new(piece.freeze()))).await?;
+    }
+    client.feed(PgWireBackendMessage::CopyDone(CopyDone::new())).await?;
+    let done = Tag::new("COPY").with_rows(sent);
+    client.feed(PgWireBackendMessage::CommandComplete(done.into())).await?;
+    Ok(())
 }
 
 fn put(row: &DataRow, form: Form, line: &mut BytesMut) -> PgWireResult<()> {
@@ -138,18 +174,19 @@ mod tests {
     use super::super::words::statements;
     use super::*;
 
-    fn of(sql: &str) -> Option<(String, Form)> {
+    fn of(sql: &str) -> Option<Copied> {
         read(sql, &statements(sql)[0]).unwrap()
     }
 
     #[test]
     fn what_goes_to_the_client_is_known() {
-        let wanted = |query: &str, form| Some((query.to_owned(), form));
-        assert_eq!(of("COPY (SELECT f(1) AS a) TO STDOUT (FORMAT binary)"), wanted("SELECT f(1) AS a", Form::Binary));
-        assert_eq!(of("copy sessions to stdout"), wanted("select * from sessions", Form::Text));
+        let wanted = |query: &str, start, form| Some(Copied { query: query.to_owned(), start, form });
+        let query = wanted("SELECT f(1) AS a", Some(6), Form::Binary);
+        assert_eq!(of("COPY (SELECT f(1) AS a) TO STDOUT (FORMAT binary)"), query);
+        assert_eq!(of("copy sessions to stdout"), wanted("select * from sessions", None, Form::Text));
         assert_eq!(
             of("COPY public.sessions (account, cost) TO STDOUT WITH CSV HEADER"),
-            wanted("select account, cost from public.sessions ", Form::Csv { header: true })
+            wanted("select account, cost from public.sessions ", None, Form::Csv { header: true })
         );
         assert_eq!(of("COPY sessions TO '/tmp/x'"), None);
         assert_eq!(of("COPY sessions FROM STDIN"), None);

@@ -7,11 +7,11 @@ use pgwire::error::{ErrorInfo, PgWireError};
 pub mod state {
     pub const READ_ONLY: &str = "25006";
     pub const FAILED_TRANSACTION: &str = "25P02";
+    pub const NO_TRANSACTION: &str = "25P01";
     pub const NOT_SUPPORTED: &str = "0A000";
     pub const PROTOCOL: &str = "08P01";
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
     pub const NOT_ADMITTED: &str = "28P01";
-    pub const NO_TOKEN: &str = "28000";
     pub const SYNTAX: &str = "42601";
     pub const NO_TABLE: &str = "42P01";
     pub const NO_COLUMN: &str = "42703";
@@ -26,6 +26,8 @@ pub mod state {
     pub const OUT_OF_RANGE: &str = "22003";
     pub const DATA: &str = "22000";
     pub const BAD_VALUE: &str = "22023";
+    pub const BAD_STATE: &str = "55000";
+    pub const TOO_MANY_COLUMNS: &str = "54011";
     pub const LIMIT: &str = "54000";
     pub const CANCELLED: &str = "57014";
     pub const STOPPING: &str = "57P01";
@@ -48,11 +50,11 @@ fn info(severity: &str, state: &str, message: impl Into<String>) -> ErrorInfo {
     info
 }
 
-/// The error of a query whose text begins `before` characters into what the client sent.
-pub fn of_query(failed: &QueryError, sql: &str, before: usize) -> PgWireError {
+/// The error of a query whose text begins `before` characters into what the client sent, where it is known to.
+pub fn of_query(failed: &QueryError, sql: &str, before: Option<usize>) -> PgWireError {
     let mut info = info("ERROR", sqlstate(failed), failed.message());
     let place = failed.position().and_then(|(line, column)| place(sql, line, column));
-    info.position = place.map(|place| (before + place).to_string());
+    info.position = place.zip(before).map(|(place, before)| (before + place).to_string());
     PgWireError::UserError(Box::new(info))
 }
 
@@ -67,6 +69,7 @@ fn sqlstate(error: &QueryError) -> &'static str {
     match error {
         QueryError::Syntax { .. } => state::SYNTAX,
         QueryError::Refused(_) => state::READ_ONLY,
+        QueryError::Past(_) => state::PLAN,
         QueryError::Plan { message, .. } => planning(message),
         QueryError::Execution(message) => execution(message),
         QueryError::Limit(_) => state::LIMIT,
@@ -105,7 +108,9 @@ mod tests {
     #[test]
     fn an_error_has_its_state_and_its_place() {
         let unknown = QueryError::Plan { message: "no column named a".to_owned(), line: Some(2), column: Some(3) };
-        let PgWireError::UserError(info) = of_query(&unknown, "select\n  a", 4) else { panic!("no error of a user") };
+        let PgWireError::UserError(info) = of_query(&unknown, "select\n  a", Some(4)) else {
+            panic!("no error of a user")
+        };
         // The `a` is character 10 of the text, before which there are 4.
         assert_eq!((info.code.as_str(), info.position.as_deref()), ("42703", Some("14")));
         assert_eq!(place("select 'ü' x", 1, 12), Some(12));

@@ -24,19 +24,33 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 
 impl Server {
-    /// What is known of a user. Of one that there is none of it is made up, the same each time.
-    fn scram(&self, user: &str) -> Result<Scram, PgWireError> {
-        let Some(token) = self.tokens.iter().find(|token| token.name == user) else {
+    /// What is known of a user. Where nothing is it is made up, the same each time: nobody finds out names by asking.
+    fn scram(&self, user: &str) -> Scram {
+        let known = self.tokens.iter().find(|token| token.name == user).and_then(|token| token.scram.clone());
+        known.unwrap_or_else(|| {
             let made_up = |what: &str| hmac(&self.disguise, &[what.as_bytes(), user.as_bytes()]);
             let salt = made_up("salt")[..16].to_vec();
-            return Ok(Scram { iterations: 4096, salt, stored_key: made_up("stored"), server_key: made_up("server") });
-        };
-        token.scram.clone().ok_or_else(|| {
-            let why =
-                format!("token \"{user}\" has no scram in [console] tokens: `counterbat token new` makes one that has");
-            fatal(state::NO_TOKEN, why)
+            Scram { iterations: 4096, salt, stored_key: made_up("stored"), server_key: made_up("server") }
         })
     }
+
+    /// Tells the log of somebody who was not let in, and why where the config is the reason.
+    fn tell_refused(&self, user: &str) {
+        // Somebody may have given the token for the name.
+        let token = self.tokens.iter().find(|token| token.name == user);
+        let no_scram = token.is_some_and(|token| token.scram.is_none());
+        let why =
+            no_scram.then_some("its entry in [console] tokens has no scram: `counterbat token new` makes one that has");
+        let user = token.map(|token| &*token.name);
+        tracing::warn!(target: "counterbat::access", user, why, "a PostgreSQL client was not let in");
+    }
+}
+
+/// What a client says first, after the mechanism that it has chosen (PostgreSQL, protocol, SASLInitialResponse).
+fn first(body: &[u8]) -> Option<&[u8]> {
+    let rest = body.strip_prefix(MECHANISM.as_bytes())?.strip_prefix(b"\0")?;
+    let (length, said) = rest.split_first_chunk()?;
+    (usize::try_from(i32::from_be_bytes(*length)) == Ok(said.len())).then_some(said)
 }
 
 impl Handlers {
@@ -51,7 +65,7 @@ impl Handlers {
                 protocol_negotiation(client, &startup).await?;
                 save_startup_parameters_to_metadata(client, &startup);
                 for (name, value) in &startup.parameters {
-                    self.0.set_at_start(name, value);
+                    self.0.set_at_start(name, value)?;
                 }
                 if self.0.server.tokens.is_empty() {
                     return self.admit(client).await;
@@ -76,22 +90,19 @@ impl Handlers {
         let refused = |why: Refused| match why {
             Refused::Malformed => fatal(state::PROTOCOL, "malformed SCRAM message"),
             Refused::Wrong => {
-                // Somebody may have given the token for the name.
-                let known = self.0.server.tokens.iter().find(|token| token.name == user).map(|token| &*token.name);
-                tracing::warn!(target: "counterbat::access", user = known, "a PostgreSQL client was not let in");
+                self.0.server.tell_refused(&user);
                 fatal(state::NOT_ADMITTED, format!("password authentication failed for user \"{user}\""))
             }
         };
+        // What kind of answer it is is known by who reads it.
+        let PasswordMessageFamily::Raw(body) = message else { return Err(refused(Refused::Malformed)) };
         let login = held(&self.0.login).clone();
         match login {
             Login::Started => {
-                let first = message.into_sasl_initial_response()?;
-                if first.auth_method != MECHANISM {
-                    return Err(fatal(state::PROTOCOL, format!("the one mechanism here is {MECHANISM}")));
-                }
+                let first = first(&body).ok_or(Refused::Malformed).map_err(refused)?;
                 let nonce = BASE64.encode(rand::random::<[u8; 18]>());
-                let scram = self.0.server.scram(&user)?;
-                let challenge = Challenge::new(scram, &first.data.unwrap_or_default(), &nonce).map_err(refused)?;
+                let scram = self.0.server.scram(&user);
+                let challenge = Challenge::new(scram, first, &nonce).map_err(refused)?;
                 let question = challenge.question().to_owned();
                 *held(&self.0.login) = Login::Asked(Box::new(challenge));
                 let question = Authentication::SASLContinue(question.into());
@@ -99,7 +110,7 @@ impl Handlers {
                 Ok(())
             }
             Login::Asked(challenge) => {
-                let proof = challenge.check(&message.into_sasl_response()?.data).map_err(refused)?;
+                let proof = challenge.check(&&body).map_err(refused)?;
                 client.feed(PgWireBackendMessage::Authentication(Authentication::SASLFinal(proof.into()))).await?;
                 *held(&self.0.token) = Some(user);
                 self.admit(client).await

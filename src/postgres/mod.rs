@@ -2,12 +2,14 @@
 //! and only reads.
 
 mod answer;
+mod arrays;
 mod cancel;
 mod command;
 mod copy;
 mod error;
 mod handlers;
 mod login;
+mod measured;
 mod negotiation;
 mod numeric;
 mod parameters;
@@ -25,8 +27,9 @@ use cancel::Cancels;
 use error::{fatal, state};
 use handlers::Handlers;
 use negotiation::{Begun, Socket};
-use pgwire::api::{ClientInfo, PgWireConnectionState, RandomPidSecretKeyGenerator};
+use pgwire::api::{ClientInfo, NoopHandler, PgWireConnectionState, RandomPidSecretKeyGenerator};
 use pgwire::error::PgWireError;
+use pgwire::messages::PgWireFrontendMessage as Message;
 use pgwire::tokio::server::{process_error, process_message};
 use session::Session;
 use std::collections::HashSet;
@@ -40,16 +43,22 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
-/// A client that has not come through its start by then is dropped.
-const START: Duration = Duration::from_secs(60);
+/// A client that has not come through its start by then is dropped. Nobody types a password meanwhile: clients ask for it first.
+const START: Duration = Duration::from_secs(30);
 /// After an error of accepting.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Clients at a time; each costs a task and the memory of its answers' rows that it has not read.
 const MOST_CLIENTS: usize = 200;
+/// Those beside them that are told so, or cancel what another waits for; more are dropped.
+const MOST_REFUSED: usize = 50;
+/// Bytes of a message, a query with its parameters.
+const LONGEST_MESSAGE: u32 = 1 << 20;
 /// How often the files of a certificate are looked at.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Different catalog queries without an answer that the log is told of.
 const MOST_UNKNOWN: usize = 1000;
+/// Characters of one.
+const LONGEST_TOLD: usize = 4000;
 
 /// What all clients are answered from.
 pub struct Server {
@@ -81,7 +90,8 @@ impl Server {
     fn tell_unknown(&self, application: &str, sql: &str, error: &PgWireError) {
         // Whoever held it has not panicked: nothing that it does can.
         let Ok(mut unknown) = self.unknown.lock() else { return };
-        if unknown.len() < MOST_UNKNOWN && unknown.insert(sql.to_owned()) {
+        let sql: String = sql.chars().take(LONGEST_TOLD).collect();
+        if unknown.len() < MOST_UNKNOWN && unknown.insert(sql.clone()) {
             tracing::warn!(application, sql, %error, "a catalog query of a PostgreSQL client has no answer");
         }
     }
@@ -96,6 +106,7 @@ pub fn serve(
 ) -> JoinHandle<()> {
     let server = Arc::new(server);
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let refusals = Arc::new(Semaphore::new(MOST_REFUSED));
     let mut renew = interval(RENEW_EVERY);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(async move {
@@ -110,13 +121,16 @@ pub fn serve(
                 }
                 Some(_) = clients.join_next() => continue,
             };
-            let (server, places, halted) = (server.clone(), places.clone(), halted.clone());
+            let place = places.clone().try_acquire_owned();
+            let has_place = place.is_ok();
+            let Ok(place) = place.or_else(|_| refusals.clone().try_acquire_owned()) else { continue };
+            let (server, halted) = (server.clone(), halted.clone());
             let acceptor = certificates.as_ref().map(Certificates::acceptor);
             clients.spawn(async move {
-                let place = places.try_acquire().ok();
-                if let Err(error) = converse(server, stream, acceptor, place.is_some(), halted).await {
+                if let Err(error) = converse(server, stream, acceptor, has_place, halted).await {
                     tracing::debug!(%error, "a PostgreSQL client left without a word");
                 }
+                drop(place);
             });
         }
         drop(listener);
@@ -164,6 +178,11 @@ async fn converse(
     }
 }
 
+/// Whether a client is still to be let in.
+fn is_start(state: PgWireConnectionState) -> bool {
+    matches!(state, PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress)
+}
+
 /// A talk with a client.
 struct Talk {
     server: Arc<Server>,
@@ -179,10 +198,7 @@ impl Talk {
     {
         let handlers = Arc::new(Handlers(Arc::new(Session::new(self.server.clone()))));
         loop {
-            let starts = matches!(
-                socket.state(),
-                PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
-            );
+            let starts = is_start(socket.state());
             let message = tokio::select! {
                 biased;
                 () = end(&mut self.halted) => {
@@ -192,28 +208,37 @@ impl Talk {
                 () = sleep_until(self.deadline), if starts => return Ok(()),
                 message = futures::StreamExt::next(&mut socket) => message,
             };
-            let Some(message) = message else { return Ok(()) };
-            let message = message.map_err(io::Error::from)?;
-            if matches!(message, pgwire::messages::PgWireFrontendMessage::Terminate(_)) {
-                return Ok(());
-            }
-            let is_cancel = matches!(message, pgwire::messages::PgWireFrontendMessage::CancelRequest(_));
+            let message = match message {
+                None | Some(Ok(Message::Terminate(_))) => return Ok(()),
+                Some(Ok(message)) => message,
+                Some(Err(PgWireError::IoError(error))) if error.kind() != io::ErrorKind::InvalidData => {
+                    return Err(error);
+                }
+                Some(Err(error)) => {
+                    return process_error(&mut socket, fatal(state::PROTOCOL, error.to_string()), false).await;
+                }
+            };
+            let is_cancel = matches!(message, Message::CancelRequest(_));
             if !self.has_place && !is_cancel {
                 let full =
                     fatal(state::TOO_MANY_CONNECTIONS, format!("sorry, there are {MOST_CLIENTS} clients already"));
                 return process_error(&mut socket, full, false).await;
             }
             let is_extended = message.is_extended_query();
-            let done = process_message(
-                message,
-                &mut socket,
-                handlers.clone(),
-                handlers.clone(),
-                handlers.clone(),
-                Arc::new(pgwire::api::NoopHandler),
-                handlers.clone(),
-            );
-            match done.await {
+            let done = match (message, socket.state()) {
+                // The library would gather all answers before it sends the first.
+                (Message::Query(query), PgWireConnectionState::ReadyForQuery) => {
+                    handlers.query(&mut socket, &query.query).await
+                }
+                (message, _) => {
+                    let (noop, own) = (Arc::new(NoopHandler), || handlers.clone());
+                    process_message(message, &mut socket, own(), noop.clone(), own(), noop, own()).await
+                }
+            };
+            if starts && !is_start(socket.state()) {
+                socket.get_mut().allow(LONGEST_MESSAGE);
+            }
+            match done {
                 Ok(()) if is_cancel => return Ok(()),
                 Ok(()) => {}
                 Err(error) => {

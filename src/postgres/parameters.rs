@@ -1,7 +1,8 @@
 //! Values that clients give for parameters.
 
+use super::arrays;
 use super::numeric;
-use super::types::plain_type;
+use super::types::{item_of, plain_type};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use pgwire::api::Type;
@@ -9,6 +10,8 @@ use pgwire::api::Type;
 /// Days and µs from the epoch to 2000-01-01, from which PostgreSQL counts.
 const DAYS_2000: i32 = 10_957;
 const US_2000: i64 = DAYS_2000 as i64 * 86_400_000_000;
+/// Digits that a decimal number may have.
+const MOST_DIGITS: u32 = 38;
 
 /// A value that cannot be what it is given for.
 #[derive(Debug, thiserror::Error)]
@@ -36,19 +39,47 @@ pub fn told(wanted: Option<&DataType>) -> Type {
 impl Parameter<'_> {
     /// The value that the client sent.
     pub fn value(&self, bytes: Option<&[u8]>, is_binary: bool) -> Result<ScalarValue, Unfit> {
+        let given = self.declared.filter(|declared| **declared != Type::UNKNOWN);
         let Some(bytes) = bytes else {
-            let null = ScalarValue::try_from(self.wanted.unwrap_or(&DataType::Utf8));
-            return null.map_err(|error| self.unfit(error.strip_backtrace()));
+            let data_type = self.wanted.cloned().or_else(|| natural(given?)).unwrap_or(DataType::Utf8);
+            return ScalarValue::try_from(&data_type).map_err(|error| self.unfit(error.strip_backtrace()));
         };
-        let declared = self.declared.filter(|declared| **declared != Type::UNKNOWN).cloned();
-        let given = declared.unwrap_or_else(|| told(self.wanted));
-        let value = if is_binary { self.binary(bytes, &given)? } else { self.text(bytes, &given)? };
-        let Some(wanted) = self.wanted.cloned().or_else(|| natural(&given)) else { return Ok(value) };
-        if let (DataType::Int64, Some(token)) = (&wanted, large(&value)) {
+        let sent = given.cloned().unwrap_or_else(|| told(self.wanted));
+        let value = match (item_of(&sent), is_binary) {
+            (Some(item), _) => return self.array(bytes, is_binary, &item),
+            (None, true) => self.binary(bytes, &sent)?,
+            (None, false) => self.text(bytes, &sent)?,
+        };
+        let Some(wanted) = self.wanted else { return Ok(value) };
+        if let (DataType::Int64, Some(token)) = (wanted, large(&value)) {
             // A token as it is shown: the column has its bit pattern.
             return Ok(ScalarValue::Int64(Some(token.cast_signed())));
         }
-        value.cast_to(&wanted).map_err(|error| self.unfit(error.strip_backtrace()))
+        let fitting = value.cast_to(wanted);
+        if matches!(value, ScalarValue::Utf8(_)) {
+            return fitting.map_err(|error| self.unfit(error.strip_backtrace()));
+        }
+        // What would become another value stays what the client says it is: 1.5 is no integer.
+        let back = |fitting: &ScalarValue| fitting.cast_to(&value.data_type()).is_ok_and(|back| back == value);
+        Ok(fitting.ok().filter(back).unwrap_or(value))
+    }
+
+    /// An array of one dimension.
+    fn array(&self, bytes: &[u8], is_binary: bool, item: &Type) -> Result<ScalarValue, Unfit> {
+        let items = if is_binary { arrays::of_binary(bytes, item) } else { arrays::of_text(bytes) };
+        let items = items.ok_or_else(|| self.unfit(format!("it is no array of {} of one dimension", item.name())))?;
+        let parameter = Parameter { number: self.number, declared: Some(item), wanted: None };
+        let values: Vec<ScalarValue> =
+            items.iter().map(|item| parameter.value(item.as_deref(), is_binary)).collect::<Result<_, _>>()?;
+        let known = values.iter().find(|value| !value.is_null()).map(ScalarValue::data_type);
+        let scale = |value: &ScalarValue| if let ScalarValue::Decimal128(_, _, scale) = value { *scale } else { 0 };
+        let data_type = match known.or_else(|| natural(item)).unwrap_or(DataType::Utf8) {
+            DataType::Decimal128(..) => DataType::Decimal128(38, values.iter().map(scale).max().unwrap_or(0)),
+            other => other,
+        };
+        let values: Result<Vec<_>, _> = values.iter().map(|value| value.cast_to(&data_type)).collect();
+        let values = values.map_err(|error| self.unfit(error.strip_backtrace()))?;
+        Ok(ScalarValue::List(ScalarValue::new_list_nullable(&values, &data_type)))
     }
 
     fn unfit(&self, reason: impl Into<String>) -> Unfit {
@@ -57,22 +88,30 @@ impl Parameter<'_> {
 
     fn text(&self, bytes: &[u8], given: &Type) -> Result<ScalarValue, Unfit> {
         let text = std::str::from_utf8(bytes).map_err(|_| self.unfit("it is not UTF-8"))?;
-        if *given == Type::NUMERIC {
-            return self.decimal(text);
+        let value = ScalarValue::Utf8(Some(text.to_owned()));
+        match natural(given) {
+            // Read as what the query wants, where the client leaves that open.
+            None => Ok(value),
+            Some(_) if self.declared.is_none_or(|declared| declared == &Type::UNKNOWN) => Ok(value),
+            Some(DataType::Decimal128(..)) => self.decimal(text),
+            Some(natural) => value.cast_to(&natural).map_err(|error| self.unfit(error.strip_backtrace())),
         }
-        Ok(ScalarValue::Utf8(Some(text.to_owned())))
     }
 
+    /// Digits with or without a point and an exponent.
     fn decimal(&self, text: &str) -> Result<ScalarValue, Unfit> {
-        let text = text.trim();
-        let scale = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-        let digits = text.chars().filter(char::is_ascii_digit).count();
-        let (Ok(scale), true) = (i8::try_from(scale), digits <= 38) else {
-            return Err(self.unfit("a number of more than 38 digits"));
-        };
-        let number: String = text.chars().filter(|c| *c != '.').collect();
-        let number: i128 = number.parse().map_err(|_| self.unfit(format!("`{text}` is no number")))?;
-        Ok(ScalarValue::Decimal128(Some(number), 38, scale))
+        let no_number = || self.unfit(format!("`{text}` is no number of 38 digits at most"));
+        let (number, exponent) = text.trim().split_once(['e', 'E']).unwrap_or((text.trim(), "0"));
+        let exponent: i32 = exponent.parse().map_err(|_| no_number())?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let is_digits = fraction.bytes().all(|digit| digit.is_ascii_digit());
+        let digits: i128 = format!("{whole}{fraction}").parse().ok().filter(|_| is_digits).ok_or_else(no_number)?;
+        let scale = i32::try_from(fraction.len()).ok().and_then(|scale| scale.checked_sub(exponent));
+        let scale = scale.filter(|scale| scale.unsigned_abs() <= MOST_DIGITS).ok_or_else(no_number)?;
+        let zeros = 10_i128.pow(scale.min(0).unsigned_abs());
+        let digits = digits.checked_mul(zeros).filter(|digits| digits.unsigned_abs() < 10_u128.pow(MOST_DIGITS));
+        // No more than the digits that there may be.
+        Ok(ScalarValue::Decimal128(Some(digits.ok_or_else(no_number)?), MOST_DIGITS as u8, scale.max(0) as i8))
     }
 
     fn binary(&self, bytes: &[u8], given: &Type) -> Result<ScalarValue, Unfit> {
@@ -84,11 +123,11 @@ impl Parameter<'_> {
         }
         Ok(match *given {
             Type::BOOL => ScalarValue::Boolean(Some(fixed!(u8) != 0)),
-            Type::INT2 => ScalarValue::Int16(Some(fixed!(i16))),
-            Type::INT4 => ScalarValue::Int32(Some(fixed!(i32))),
+            Type::INT2 => ScalarValue::Int64(Some(fixed!(i16).into())),
+            Type::INT4 => ScalarValue::Int64(Some(fixed!(i32).into())),
             Type::INT8 => ScalarValue::Int64(Some(fixed!(i64))),
             Type::OID => ScalarValue::Int64(Some(fixed!(u32).into())),
-            Type::FLOAT4 => ScalarValue::Float32(Some(fixed!(f32))),
+            Type::FLOAT4 => ScalarValue::Float64(Some(fixed!(f32).into())),
             Type::FLOAT8 => ScalarValue::Float64(Some(fixed!(f64))),
             Type::NUMERIC => self.decimal(&numeric::read_binary(bytes).ok_or_else(misfit)?)?,
             Type::DATE => ScalarValue::Date32(Some(fixed!(i32).saturating_add(DAYS_2000))),
@@ -105,15 +144,20 @@ impl Parameter<'_> {
     }
 }
 
-/// The type of values that nothing is wanted of.
-fn natural(given: &Type) -> Option<DataType> {
+/// What values of a type are read as; texts and what is read as what the query wants have none.
+pub fn natural(given: &Type) -> Option<DataType> {
+    if let Some(item) = item_of(given) {
+        return Some(DataType::new_list(natural(&item).unwrap_or(DataType::Utf8), true));
+    }
     Some(match *given {
+        Type::NUMERIC => DataType::Decimal128(MOST_DIGITS as u8, 10),
         Type::BOOL => DataType::Boolean,
         Type::INT2 | Type::INT4 | Type::INT8 | Type::OID => DataType::Int64,
         Type::FLOAT4 | Type::FLOAT8 => DataType::Float64,
         Type::DATE => DataType::Date32,
         Type::TIMESTAMP => DataType::Timestamp(TimeUnit::Microsecond, None),
         Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        Type::BYTEA => DataType::Binary,
         _ => return None,
     })
 }
@@ -174,10 +218,53 @@ mod tests {
         );
         assert_eq!(value(Some(Type::INT4), None, b"7", false).unwrap(), ScalarValue::Int64(Some(7)));
         assert_eq!(value(None, None, b"x", false).unwrap(), ScalarValue::Utf8(Some("x".into())));
+        let decimal = |digits, scale| ScalarValue::Decimal128(Some(digits), 38, scale);
+        assert_eq!(value(Some(Type::NUMERIC), None, b"-1.50E+3", false).unwrap(), decimal(-1500, 0));
+        assert_eq!(value(Some(Type::NUMERIC), None, b"25e-4", false).unwrap(), decimal(25, 4));
+    }
+
+    #[test]
+    fn a_value_is_not_changed_to_fit() {
+        let decimal = |digits, scale| ScalarValue::Decimal128(Some(digits), 38, scale);
+        assert_eq!(value(Some(Type::NUMERIC), Some(DataType::Int32), b"1.5", false).unwrap(), decimal(15, 1));
+        let money = DataType::Decimal128(18, 6);
+        assert_eq!(value(Some(Type::NUMERIC), Some(money.clone()), b"0.0000001", false).unwrap(), decimal(1, 7));
+        let half = ScalarValue::Float64(Some(0.5));
+        assert_eq!(value(Some(Type::FLOAT8), Some(DataType::Int32), &0.5_f64.to_be_bytes(), true).unwrap(), half);
+        let large = ScalarValue::Int64(Some(5_000_000_000));
+        assert_eq!(value(Some(Type::INT8), Some(DataType::Int32), b"5000000000", false).unwrap(), large);
+    }
+
+    #[test]
+    fn arrays_have_their_items() {
+        let list =
+            |values: &[ScalarValue], item: &DataType| ScalarValue::List(ScalarValue::new_list_nullable(values, item));
+        let texts = [ScalarValue::from("a,b"), ScalarValue::Utf8(None), ScalarValue::from("null")];
+        let given = value(Some(Type::TEXT_ARRAY), None, b"{\"a,b\",NULL,\"null\"}", false).unwrap();
+        assert_eq!(given, list(&texts, &DataType::Utf8));
+        let decimal = |digits| ScalarValue::Decimal128(Some(digits), 38, 2);
+        let given = value(Some(Type::NUMERIC_ARRAY), None, b"{1.5,2.25}", false).unwrap();
+        assert_eq!(given, list(&[decimal(150), decimal(225)], &DataType::Decimal128(38, 2)));
+        let numbers = [ScalarValue::Int64(Some(7)), ScalarValue::Int64(None)];
+        let binary = [1_i32, 1, 23, 2, 1, 4, 7, -1].map(i32::to_be_bytes).concat();
+        assert_eq!(value(Some(Type::INT4_ARRAY), None, &binary, true).unwrap(), list(&numbers, &DataType::Int64));
+        let none = [0_i32, 0, 23].map(i32::to_be_bytes).concat();
+        assert_eq!(value(Some(Type::INT4_ARRAY), None, &none, true).unwrap(), list(&[], &DataType::Int64));
+    }
+
+    #[test]
+    fn what_is_no_value_is_an_error() {
+        let money = DataType::Decimal128(18, 6);
         for (declared, wanted, bytes, binary) in [
             (None, Some(DataType::Int64), &b"seven"[..], false),
             (Some(Type::INT8), None, &b"1234"[..], true),
-            (Some(Type::NUMERIC), Some(money), &b"1e5"[..], false),
+            (Some(Type::NUMERIC), Some(money), &b"1.2.3"[..], false),
+            (Some(Type::NUMERIC), None, &b"1e39"[..], false),
+            (Some(Type::NUMERIC), None, &b"0.-1"[..], false),
+            (Some(Type::NUMERIC), None, &b"0e2147483647"[..], false),
+            (Some(Type::NUMERIC), None, &b"1e-39"[..], false),
+            (Some(Type::INT8), None, &b"1.5"[..], false),
+            (Some(Type::INT4_ARRAY), None, &b"{{1},{2}}"[..], false),
             (None, None, &b"\xff"[..], false),
         ] {
             assert!(value(declared, wanted, bytes, binary).is_err());

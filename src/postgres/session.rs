@@ -4,21 +4,21 @@ use super::Server;
 use super::answer::{self, Cursor};
 use super::cancel::Interrupt;
 use super::command::Command;
-use super::copy;
+use super::copy::{Copied, Copy};
 use super::error::{error, of_query, state};
 use super::parameters::{self, Parameter};
 use super::scram::Challenge;
 use super::settings::Settings;
-use super::types::fields;
+use super::types::{MOST_COLUMNS, fields};
 use super::words::{Word, statements};
 use crate::query::prepared::{Prepared, asks_catalog};
-use crate::query::{QueryError, QueryStream};
+use crate::query::{QueryError, QueryStream, is_name_of_ours};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use datafusion::common::ScalarValue;
 use pgwire::api::portal::{Format, Portal};
-use pgwire::api::results::{FieldInfo, Response, Tag};
+use pgwire::api::results::{FieldInfo, QueryResponse, Tag};
 use pgwire::api::stmt::{QueryParser, StoredStatement};
 use pgwire::api::store::{MemPortalStore, PortalStore};
 use pgwire::api::{ClientInfo, METADATA_APPLICATION_NAME, Type};
@@ -34,11 +34,33 @@ pub struct Statement {
     pub command: Command,
     /// What the engine is to answer.
     query: Arc<str>,
-    /// Characters before it in what the client sent.
-    before: usize,
+    /// Characters before it in what the client sent, where it is a part of that.
+    before: Option<usize>,
     /// Where it was looked through before it is run.
     prepared: Option<Arc<Prepared>>,
 }
+
+impl Statement {
+    /// The setting that it changes.
+    pub fn sets(&self) -> Option<&str> {
+        match &self.command {
+            Command::Set { name, .. } | Command::Reset(Some(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// What came of a statement.
+pub enum Done {
+    Rows(QueryResponse),
+    Copy(Copy),
+    Tag(Tag),
+    /// And how the session stands to transactions from then on.
+    Status(Tag, TransactionStatus),
+}
+
+/// Cursors that a client may have open.
+const MOST_CURSORS: usize = 100;
 
 /// How far a client has come in being let in.
 #[derive(Debug, Clone, Default)]
@@ -93,22 +115,22 @@ impl Session {
 
     fn statement(sql: &str, words: &[Word]) -> PgWireResult<Statement> {
         let command = Command::of(sql, words)?;
-        if let Command::Copy { query, .. } = &command {
-            return Ok(Statement { query: query.as_str().into(), command, before: 0, prepared: None });
+        let characters = |start: usize| sql[..start].chars().count();
+        if let Command::Copy(Copied { query, start, .. }) = &command {
+            let (query, before) = (query.as_str().into(), start.map(characters));
+            return Ok(Statement { command, query, before, prepared: None });
         }
         let start = match &command {
             Command::Declare { query, .. } => *query,
             _ => words.first().map_or(0, |word| word.start),
         };
         let end = words.last().map_or(sql.len(), |word| word.end);
-        let before = sql[..start].chars().count();
-        Ok(Statement { command, query: sql[start..end].into(), before, prepared: None })
+        Ok(Statement { command, query: sql[start..end].into(), before: Some(characters(start)), prepared: None })
     }
 
     /// Sets what a client sends at its start, as far as that is known here.
-    pub fn set_at_start(&self, name: &str, value: &str) {
-        // What is not known is of no matter to it, or it would ask.
-        let _ = held(&self.settings).set(name, Some(value.to_owned()));
+    pub fn set_at_start(&self, name: &str, value: &str) -> PgWireResult<()> {
+        held(&self.settings).start(name, value)
     }
 
     /// The value of a setting, for telling it the client.
@@ -120,7 +142,7 @@ impl Session {
     fn failed(&self, application: &str, statement: &Statement, failed: &QueryError) -> PgWireError {
         let told = of_query(failed, &statement.query, statement.before);
         let is_ours = matches!(failed, QueryError::Refused(_) | QueryError::Timeout(_) | QueryError::Limit(_));
-        if asks_catalog(&statement.query) && !is_ours {
+        if !is_ours && asks_catalog(&statement.query) && !names_tables(&statement.query) {
             self.server.tell_unknown(application, &statement.query, &told);
         }
         told
@@ -140,7 +162,9 @@ impl Session {
                     Some(prepared) => engine.answer(prepared, values).await,
                     None => engine.ask(&statement.query).await,
                 };
-                answer.map_err(|failed| self.failed(application, statement, &failed))
+                let answer = answer.map_err(|failed| self.failed(application, statement, &failed))?;
+                bounded(&answer.schema())?;
+                Ok(answer)
             })
             .await
     }
@@ -154,7 +178,7 @@ impl Session {
         status: TransactionStatus,
         application: &str,
         portals: Option<&MemPortalStore<Statement>>,
-    ) -> PgWireResult<Response> {
+    ) -> PgWireResult<Done> {
         let ends = matches!(statement.command, Command::Commit | Command::Rollback | Command::RollbackToSavepoint);
         if status == TransactionStatus::Error && !ends {
             let ignored = "current transaction is aborted, commands ignored until end of transaction block";
@@ -162,25 +186,32 @@ impl Session {
         }
         let timeout = held(&self.settings).statement_timeout();
         let mut interrupt = Interrupt::new(&self.cancelled, timeout);
-        let done = |tag: &str| Ok(Response::Execution(Tag::new(tag)));
+        let done = |tag: &str| Ok(Done::Tag(Tag::new(tag)));
+        let to = |tag: &str, status| Ok(Done::Status(Tag::new(tag), status));
         match &statement.command {
             Command::Query => {
                 self.tell(application);
                 let answer = self.ask(application, statement, values, &mut interrupt).await?;
-                Ok(Response::Query(answer::response(answer, format, interrupt)))
+                Ok(Done::Rows(answer::response(answer, self.schema(statement), format, interrupt)))
             }
-            Command::Copy { form, .. } => {
+            Command::Copy(Copied { form, .. }) => {
                 self.tell(application);
                 let answer = self.ask(application, statement, values, &mut interrupt).await?;
-                Ok(Response::CopyOut(copy::response(answer, *form, interrupt)))
+                Ok(Done::Copy(Copy::new(answer, *form, interrupt)))
             }
-            Command::Begin => Ok(Response::TransactionStart(Tag::new("BEGIN"))),
+            Command::Begin => to("BEGIN", TransactionStatus::Transaction),
             Command::Commit | Command::Rollback => {
                 held(&self.cursors).retain(|_, cursor| cursor.holds);
+                if let Some(portals) = portals {
+                    portals.clear_portals();
+                }
                 let failed = status == TransactionStatus::Error || statement.command == Command::Rollback;
-                Ok(Response::TransactionEnd(Tag::new(if failed { "ROLLBACK" } else { "COMMIT" })))
+                to(if failed { "ROLLBACK" } else { "COMMIT" }, TransactionStatus::Idle)
             }
-            Command::RollbackToSavepoint => Ok(Response::TransactionStart(Tag::new("ROLLBACK"))),
+            Command::RollbackToSavepoint | Command::Savepoint(_) if status == TransactionStatus::Idle => {
+                Err(error(state::NO_TRANSACTION, "savepoints are for transaction blocks"))
+            }
+            Command::RollbackToSavepoint => to("ROLLBACK", TransactionStatus::Transaction),
             Command::Savepoint(verb) => done(verb),
             Command::Set { name, value } => {
                 held(&self.settings).set(name, value.clone())?;
@@ -211,6 +242,9 @@ impl Session {
                 if held(&self.cursors).contains_key(name) {
                     return Err(error(state::CURSOR_EXISTS, format!("cursor \"{name}\" already exists")));
                 }
+                if held(&self.cursors).len() == MOST_CURSORS {
+                    return Err(error(state::LIMIT, format!("there are {MOST_CURSORS} cursors open, the limit")));
+                }
                 self.tell(application);
                 let answer = self.ask(application, statement, values, &mut interrupt).await?;
                 held(&self.cursors).insert(name.clone(), Cursor::new(answer, *holds));
@@ -227,8 +261,8 @@ impl Session {
                 held(&self.cursors).insert(cursor.clone(), open);
                 let (fields, rows) = fetched?;
                 match wanted {
-                    true => Ok(Response::Query(answer::known(fields, rows, "FETCH"))),
-                    false => Ok(Response::Execution(Tag::new("MOVE").with_rows(rows.len()))),
+                    true => Ok(Done::Rows(answer::known(fields, rows, "FETCH"))),
+                    false => Ok(Done::Tag(Tag::new("MOVE").with_rows(rows.len()))),
                 }
             }
             Command::Close(name) => {
@@ -253,7 +287,7 @@ impl Session {
         }
     }
 
-    fn show(&self, name: &str, format: &Format) -> PgWireResult<Response> {
+    fn show(&self, name: &str, format: &Format) -> PgWireResult<Done> {
         let mut shown = Vec::new();
         if name.eq_ignore_ascii_case("all") {
             shown.extend(crate::query::SETTINGS.iter().filter_map(|(name, _)| self.setting(name)));
@@ -273,7 +307,7 @@ impl Session {
         let batch = RecordBatch::try_new(schema.clone(), columns).map_err(broken)?;
         let columns = super::values::Columns::new(&schema, &batch, &fields).map_err(broken)?;
         let rows: Result<Vec<_>, _> = (0..batch.num_rows()).map(|row| columns.row(row)).collect();
-        Ok(Response::Query(answer::known(fields, rows.map_err(broken)?, "SHOW")))
+        Ok(Done::Rows(answer::known(fields, rows.map_err(broken)?, "SHOW")))
     }
 
     /// The columns of what a statement answers.
@@ -317,6 +351,22 @@ impl Session {
     }
 }
 
+/// Refuses an answer with more columns than the protocol has room for.
+fn bounded(schema: &Schema) -> PgWireResult<()> {
+    match schema.fields().len() {
+        columns if columns <= MOST_COLUMNS => Ok(()),
+        columns => {
+            Err(error(state::TOO_MANY_COLUMNS, format!("an answer has {MOST_COLUMNS} columns at most, not {columns}")))
+        }
+    }
+}
+
+/// Whether it may read a table of ours: then its text may have somebody's data in it.
+fn names_tables(sql: &str) -> bool {
+    let names = |word: &Word| word.name().is_some_and(is_name_of_ours);
+    statements(sql).iter().any(|words| words.iter().any(names))
+}
+
 fn no_cursor(name: &str) -> PgWireError {
     error(state::NO_CURSOR, format!("cursor \"{name}\" does not exist"))
 }
@@ -333,7 +383,7 @@ fn show_schema(name: &str) -> Schema {
 impl QueryParser for Session {
     type Statement = Statement;
 
-    async fn parse_sql<C>(&self, client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Statement>>
+    async fn parse_sql<C>(&self, client: &C, sql: &str, types: &[Option<Type>]) -> PgWireResult<Option<Statement>>
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
@@ -345,9 +395,12 @@ impl QueryParser for Session {
         if matches!(statement.command, Command::Query | Command::Declare { .. }) {
             let application = client.metadata().get(METADATA_APPLICATION_NAME).map_or("", String::as_str);
             let mut interrupt = Interrupt::new(&self.cancelled, None);
+            let declared = types.iter().map(|declared| declared.as_ref().and_then(parameters::natural)).collect();
             let prepare = async {
-                let prepared = self.server.engine.prepare(&statement.query).await;
-                prepared.map_err(|failed| self.failed(application, &statement, &failed))
+                let prepared = self.server.engine.prepare(&statement.query, declared).await;
+                let prepared = prepared.map_err(|failed| self.failed(application, &statement, &failed))?;
+                bounded(&prepared.schema)?;
+                Ok(prepared)
             };
             let prepared = interrupt.or(prepare).await?;
             statement.prepared = Some(Arc::new(prepared));

@@ -76,12 +76,26 @@ impl Settings {
         Ok((name, self.0.get(name).cloned().unwrap_or_else(default)))
     }
 
+    /// Sets what a client sends at its start. What is not known is of no matter to it, or it would ask.
+    pub fn start(&mut self, name: &str, value: &str) -> PgWireResult<()> {
+        if name == "options" {
+            return options(value).try_for_each(|(name, value)| self.start(&name, value));
+        }
+        known(name).map_or(Ok(()), |name| self.set(name, Some(value.to_owned())))
+    }
+
     /// Sets it, to its default without a value.
     pub fn set(&mut self, name: &str, value: Option<String>) -> PgWireResult<()> {
         let name = known(name).ok_or_else(|| unknown(name))?;
         match value {
             _ if FIXED.contains(&name) => {}
             Some(value) => {
+                if name == "search_path"
+                    && let Some(schema) = first_schema(&value)
+                {
+                    let why = format!("tables are looked for in public: write {schema}.sessions for those of {schema}");
+                    return Err(error(state::NOT_SUPPORTED, why));
+                }
                 if name == "statement_timeout" {
                     milliseconds(&value).ok_or_else(|| {
                         error(state::BAD_VALUE, format!("invalid value for parameter \"{name}\": \"{value}\""))
@@ -104,6 +118,27 @@ impl Settings {
         let set = self.0.get("statement_timeout").and_then(|value| milliseconds(value))?;
         (set > 0).then(|| Duration::from_millis(set))
     }
+}
+
+/// Settings on a command line: `-c name=value`, `--name=value`.
+fn options(text: &str) -> impl Iterator<Item = (String, &str)> {
+    let mut words = text.split_whitespace();
+    let settings = std::iter::from_fn(move || {
+        let word = words.next()?;
+        Some(match word.strip_prefix("-c") {
+            Some("") => words.next()?,
+            Some(setting) => setting,
+            None => word.trim_start_matches("--"),
+        })
+    });
+    settings.filter_map(|setting| setting.split_once('=')).map(|(name, value)| (name.replace('-', "_"), value))
+}
+
+/// The schema of a path that tables would be looked for in before those that they are looked for in anyway.
+fn first_schema(path: &str) -> Option<&str> {
+    let mut schemas = path.split(',').map(|schema| schema.trim().trim_matches(['"', '\'']));
+    let first = schemas.find(|schema| !["", "$user", "pg_catalog"].contains(schema))?;
+    (first != "public").then_some(first)
 }
 
 fn milliseconds(value: &str) -> Option<u64> {
@@ -137,6 +172,12 @@ mod tests {
         settings.set("statement_timeout", Some("2s".into())).unwrap();
         assert_eq!(settings.statement_timeout(), Some(Duration::from_secs(2)));
         assert!(settings.set("statement_timeout", Some("soon".into())).is_err());
+        settings.start("options", "-c statement_timeout=3s --search-path=public -cunknown=1").unwrap();
+        assert_eq!(settings.statement_timeout(), Some(Duration::from_secs(3)));
+        settings.set("search_path", Some("\"$user\", public, march".into())).unwrap();
+        for path in ["march", "\"$user\", march, public"] {
+            assert!(settings.set("search_path", Some(path.into())).is_err(), "{path}");
+        }
         assert!(settings.set("datafusion.execution.batch_size", Some("1".into())).is_err());
         assert!(settings.get("nothing").is_err());
     }

@@ -6,6 +6,15 @@ use pgwire::api::Type;
 use pgwire::api::portal::Format;
 use pgwire::api::results::{FieldFormat, FieldInfo};
 
+/// Columns that an answer may have, as in PostgreSQL.
+pub const MOST_COLUMNS: usize = 1664;
+
+/// A number of columns as the protocol counts them.
+pub fn count(columns: usize) -> i16 {
+    // No answer has more than [`MOST_COLUMNS`].
+    i16::try_from(columns).unwrap_or(i16::MAX)
+}
+
 /// Digits of a token: those of the largest u64.
 const TOKEN: i32 = modifier(20, 0);
 
@@ -92,23 +101,32 @@ pub fn plain_type(data_type: &DataType) -> Type {
     }
 }
 
+/// Types, each with that of its arrays.
+const ARRAYS: [(Type, Type); 15] = [
+    (Type::TEXT, Type::TEXT_ARRAY),
+    (Type::VARCHAR, Type::VARCHAR_ARRAY),
+    (Type::BPCHAR, Type::BPCHAR_ARRAY),
+    (Type::BOOL, Type::BOOL_ARRAY),
+    (Type::INT2, Type::INT2_ARRAY),
+    (Type::INT4, Type::INT4_ARRAY),
+    (Type::INT8, Type::INT8_ARRAY),
+    (Type::FLOAT4, Type::FLOAT4_ARRAY),
+    (Type::FLOAT8, Type::FLOAT8_ARRAY),
+    (Type::NUMERIC, Type::NUMERIC_ARRAY),
+    (Type::DATE, Type::DATE_ARRAY),
+    (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
+    (Type::TIMESTAMP, Type::TIMESTAMP_ARRAY),
+    (Type::TIME, Type::TIME_ARRAY),
+    (Type::BYTEA, Type::BYTEA_ARRAY),
+];
+
 fn array_of(item: &Type) -> Type {
-    match *item {
-        Type::BOOL => Type::BOOL_ARRAY,
-        Type::INT2 => Type::INT2_ARRAY,
-        Type::INT4 => Type::INT4_ARRAY,
-        Type::INT8 => Type::INT8_ARRAY,
-        Type::FLOAT4 => Type::FLOAT4_ARRAY,
-        Type::FLOAT8 => Type::FLOAT8_ARRAY,
-        Type::NUMERIC => Type::NUMERIC_ARRAY,
-        Type::DATE => Type::DATE_ARRAY,
-        Type::TIMESTAMPTZ => Type::TIMESTAMPTZ_ARRAY,
-        Type::TIMESTAMP => Type::TIMESTAMP_ARRAY,
-        Type::TIME => Type::TIME_ARRAY,
-        Type::INTERVAL => Type::INTERVAL_ARRAY,
-        Type::BYTEA => Type::BYTEA_ARRAY,
-        _ => Type::TEXT_ARRAY,
-    }
+    ARRAYS.into_iter().find(|(known, _)| known == item).map_or(Type::TEXT_ARRAY, |(_, array)| array)
+}
+
+/// The type of the items of an array.
+pub fn item_of(array: &Type) -> Option<Type> {
+    ARRAYS.into_iter().find(|(_, known)| known == array).map(|(item, _)| item)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Values as PostgreSQL writes them, as text and in binary.
 
 use super::numeric;
-use super::types::plain_type;
+use super::types::{count, plain_type};
 use crate::query::is_token;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
@@ -31,11 +31,18 @@ struct Column {
 }
 
 impl Columns {
-    /// Of a batch of an answer, to be written as `fields` say.
+    /// Of a batch of an answer, to be written as `fields` say, which describe `schema`. Values of a parameter may have given it
+    /// columns of other types; numeric ones may have other digits.
     pub fn new(schema: &Schema, batch: &RecordBatch, fields: &[FieldInfo]) -> Result<Self, ArrowError> {
         let columns = schema.fields().iter().zip(batch.columns()).zip(fields);
         let column = |((field, values), info): ((&Arc<Field>, &ArrayRef), &FieldInfo)| {
-            let values = if is_token(field) { unsigned(values)? } else { plain(values)? };
+            let (told, found) = (field.data_type(), values.data_type());
+            let as_told = match told == found || (told.is_decimal() && found.is_decimal()) {
+                true => values.clone(),
+                false if told.is_null() => strict(values, &DataType::Utf8)?,
+                false => strict(values, told)?,
+            };
+            let values = if is_token(field) { unsigned(&as_told)? } else { plain(&as_told)? };
             Ok(Column { values, format: info.format() })
         };
         Ok(Self(columns.map(column).collect::<Result<_, ArrowError>>()?))
@@ -47,8 +54,7 @@ impl Columns {
         for column in &self.0 {
             put(&column.values, row, column.format, &mut buffer)?;
         }
-        // As many columns as the protocol can count: DataFusion would not plan more.
-        Ok(DataRow::new(buffer, self.0.len() as i16))
+        Ok(DataRow::new(buffer, count(self.0.len())))
     }
 }
 

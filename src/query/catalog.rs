@@ -6,8 +6,8 @@ use super::generations::Generations;
 use super::value::is_token;
 use super::views::VIEWS;
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, AsArray, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, SchemaProvider, Session,
     TableProvider,
@@ -21,7 +21,9 @@ use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::pg_catalog::setup_pg_catalog;
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub(super) const PG_CATALOG: &str = "pg_catalog";
 
@@ -59,7 +61,16 @@ pub(super) struct Postgres {
     pub surroundings: Surroundings,
     /// Reads what clients ask the catalog, and puts it in words that the engine knows.
     pub parser: PostgresCompatibilityParser,
+    /// What the catalog tells of: the tables, and those of the generations, which are the same.
+    listed: Arc<MemoryCatalogProvider>,
+    hidden: Hidden,
 }
+
+/// Object ids of tables that are found by the name of their schema only.
+type Hidden = Arc<RwLock<HashSet<i32>>>;
+
+const HIDDEN: &str = "select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+                      where n.nspname not in ('public', 'pg_catalog')";
 
 impl Planner {
     /// Made once: the object ids in it must be the same from query to query.
@@ -81,12 +92,39 @@ impl Planner {
         base.register_catalog_list(catalogs);
         let context = SessionContext::new_with_state(base);
         setup_pg_catalog(&context, CATALOG, EmptyContextProvider).map_err(|error| QueryError::from(*error))?;
-        for function in functions() {
+        let hidden = Hidden::default();
+        let visible = ScalarUDF::new_from_impl(Visible { hidden: hidden.clone(), signature: any_arguments() });
+        for function in functions().chain([visible]) {
             context.register_udf(function);
         }
         let pg_catalog = Some(catalog.schema(PG_CATALOG).ok_or_else(missing)?);
         let surroundings = Surroundings { base: context.state(), pg_catalog };
-        Ok(Postgres { surroundings, parser: PostgresCompatibilityParser::new() })
+        Ok(Postgres { surroundings, parser: PostgresCompatibilityParser::new(), listed: catalog, hidden })
+    }
+}
+
+impl Postgres {
+    /// Lets the catalog tell of these generations.
+    pub async fn list_generations(&self, names: &[String]) -> Result<(), QueryError> {
+        let known = self.listed.schema_names().into_iter().filter(|name| ![SCHEMA, PG_CATALOG].contains(&&**name));
+        let known: BTreeSet<String> = known.collect();
+        let names: BTreeSet<String> = names.iter().cloned().collect();
+        if known == names {
+            return Ok(());
+        }
+        for name in known.difference(&names) {
+            self.listed.deregister_schema(name, true)?;
+        }
+        for name in names.difference(&known) {
+            if let Some(tables) = self.listed.schema(SCHEMA) {
+                self.listed.register_schema(name, tables)?;
+            }
+        }
+        let context = SessionContext::new_with_state(self.surroundings.base.clone());
+        let batches = context.sql(HIDDEN).await?.collect().await?;
+        let ids = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int32Type>().values().to_vec());
+        *self.hidden.write().unwrap_or_else(PoisonError::into_inner) = ids.collect();
+        Ok(())
     }
 }
 
@@ -193,6 +231,51 @@ impl ScalarUDFImpl for Constant {
 
     fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         Ok(ColumnarValue::Scalar(self.value.clone()))
+    }
+}
+
+/// `pg_table_is_visible(oid) -> bool`: whether the table is found without its schema.
+#[derive(Debug)]
+struct Visible {
+    hidden: Hidden,
+    signature: Signature,
+}
+
+impl PartialEq for Visible {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.hidden, &other.hidden)
+    }
+}
+
+impl Eq for Visible {}
+
+impl Hash for Visible {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.signature.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for Visible {
+    fn name(&self) -> &str {
+        "pg_table_is_visible"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let Some(ids) = columns.first() else { return Ok(ColumnarValue::Scalar(ScalarValue::Boolean(None))) };
+        let ids = datafusion::arrow::compute::cast(ids, &DataType::Int32)?;
+        let hidden = self.hidden.read().unwrap_or_else(PoisonError::into_inner);
+        let visible: BooleanArray =
+            ids.as_primitive::<Int32Type>().iter().map(|id| id.map(|id| !hidden.contains(&id))).collect();
+        Ok(ColumnarValue::Array(Arc::new(visible) as ArrayRef))
     }
 }
 

@@ -447,7 +447,7 @@ fn is_ours(name: &TableReference) -> bool {
 }
 
 /// Whether a table or view of ours has this name.
-pub(super) fn is_name_of_ours(name: &str) -> bool {
+pub fn is_name_of_ours(name: &str) -> bool {
     TABLES.iter().any(|table| sql_name(*table) == name)
         || [POLICIES, PARTITIONS].contains(&name)
         || View::named(name).is_some()

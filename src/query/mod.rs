@@ -23,7 +23,7 @@ pub mod views;
 mod workers;
 
 pub use catalog::SETTINGS;
-pub use engine::{Engine, Limits, Picture, Pictures, QueryStream};
+pub use engine::{Engine, Limits, Picture, Pictures, QueryStream, is_name_of_ours};
 pub use error::QueryError;
 pub use freshness::Freshness;
 pub use reference::Reference;

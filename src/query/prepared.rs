@@ -1,7 +1,7 @@
 //! Statements with parameters: looked through once, answered as often as is wanted.
 
 use super::catalog::Postgres;
-use super::engine::{At, Engine, QueryStream, execute, is_name_of_ours};
+use super::engine::{At, Engine, Planner, QueryStream, execute, is_name_of_ours};
 use super::error::QueryError;
 use super::guard;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -30,6 +30,7 @@ const MOST_PARAMETERS: usize = 65_535;
 /// A statement of PostgreSQL's clients.
 #[derive(Debug, Clone)]
 pub struct Prepared {
+    sql: String,
     statement: Statement,
     /// The type of each, where the text tells it.
     pub parameters: Vec<Option<DataType>>,
@@ -44,15 +45,16 @@ pub fn asks_catalog(sql: &str) -> bool {
 }
 
 impl Engine {
-    /// Looks through one statement, whose parameters are `$1`, `$2` and so on.
-    pub async fn prepare(&self, sql: &str) -> Result<Prepared, QueryError> {
+    /// Looks through one statement, whose parameters are `$1`, `$2` and so on, of the types `declared` where they are known.
+    pub async fn prepare(&self, sql: &str, declared: Vec<Option<DataType>>) -> Result<Prepared, QueryError> {
         let (planner, sql) = (self.planner.clone(), sql.to_owned());
         self.find_out(async move {
-            let postgres = planner.postgres().await?;
+            let postgres = planner.postgres_for(&sql).await?;
             let statement = postgres.read(&sql)?;
             let (_, plan, _) = planner.plan(&postgres.surroundings, statement.clone(), At::Never).await?;
-            let schema = plan.schema().inner().clone();
-            Ok(Prepared { statement, parameters: parameters(&plan)?, schema })
+            let parameters = parameters(&plan)?;
+            let schema = schema(plan, &declared, &parameters);
+            Ok(Prepared { sql, statement, parameters, schema })
         })
         .await
     }
@@ -61,7 +63,7 @@ impl Engine {
     pub async fn ask(&self, sql: &str) -> Result<QueryStream, QueryError> {
         let (planner, sql) = (self.planner.clone(), sql.to_owned());
         self.run(async move {
-            let postgres = planner.postgres().await?;
+            let postgres = planner.postgres_for(&sql).await?;
             let (state, plan, freshness) = planner.plan(&postgres.surroundings, postgres.read(&sql)?, At::Now).await?;
             execute(&state, &plan, freshness).await
         })
@@ -70,9 +72,9 @@ impl Engine {
 
     /// Answers it with these values.
     pub async fn answer(&self, prepared: &Prepared, values: Vec<ScalarValue>) -> Result<QueryStream, QueryError> {
-        let (planner, statement) = (self.planner.clone(), prepared.statement.clone());
+        let (planner, sql, statement) = (self.planner.clone(), prepared.sql.clone(), prepared.statement.clone());
         self.run(async move {
-            let surroundings = &planner.postgres().await?.surroundings;
+            let surroundings = &planner.postgres_for(&sql).await?.surroundings;
             let (state, mut plan, freshness) = planner.plan(surroundings, statement, At::Now).await?;
             if !values.is_empty() {
                 plan = plan.replace_params_with_values(&ParamValues::from(values))?;
@@ -80,6 +82,18 @@ impl Engine {
             execute(&state, &plan, freshness).await
         })
         .await
+    }
+}
+
+impl Planner {
+    /// The catalog, with the generations that there are where this statement asks it.
+    async fn postgres_for(&self, sql: &str) -> Result<&Postgres, QueryError> {
+        let postgres = self.postgres().await?;
+        if asks_catalog(sql) {
+            let names = self.source.generations().await.map_err(QueryError::Internal)?;
+            postgres.list_generations(&names).await?;
+        }
+        Ok(postgres)
     }
 }
 
@@ -115,6 +129,20 @@ fn syntax(sql: &str, message: &str) -> QueryError {
         Err(error) => error,
         Ok(_) => QueryError::Syntax { message: message.to_owned(), line: None, column: None },
     }
+}
+
+/// The columns that a plan has with parameters of these types: those declared, else those that it takes them for, else texts.
+fn schema(plan: LogicalPlan, declared: &[Option<DataType>], wanted: &[Option<DataType>]) -> SchemaRef {
+    let as_it_is = plan.schema().inner().clone();
+    let of = |types: &[Option<DataType>], number: usize| types.get(number).cloned().flatten();
+    let known = |number| of(declared, number).or_else(|| of(wanted, number)).unwrap_or(DataType::Utf8);
+    let nulls = (0..wanted.len()).map(|number| ScalarValue::try_from(&known(number)));
+    let Ok(nulls) = nulls.collect::<Result<Vec<_>, _>>() else { return as_it_is };
+    if nulls.is_empty() {
+        return as_it_is;
+    }
+    // What does not go together is told when it is answered.
+    plan.replace_params_with_values(&ParamValues::from(nulls)).map_or(as_it_is, |plan| plan.schema().inner().clone())
 }
 
 fn parameters(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, QueryError> {

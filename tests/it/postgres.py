@@ -4,7 +4,10 @@ import datetime
 import decimal
 import gzip
 import json
+import os
 import pathlib
+import pty
+import select
 import sys
 
 import psycopg
@@ -92,6 +95,15 @@ def queries():
             assert one("select date '2026-03-01' as d") == [datetime.date(2026, 3, 1)]
             got = connection.execute("select session_id from sessions order by 1 limit %s", [5], binary=binary).fetchall()
             assert [row["session_id"] for row in got] == sorted(s["session_id"] for s in sessions)[:5]
+            # A value is not changed to fit a column.
+            assert one("select count(*) from sessions where inbound > %s", decimal.Decimal("0.5")) == [
+                sum(s["inbound"] > 0 for s in sessions)
+            ]
+            assert one("select count(*) from sessions where inbound < %s", 5_000_000_000) == [len(sessions)]
+            assert one("select count(*) from sessions where country = any(%s)", ["PL", "XX"]) == [
+                sum(s["country"] in ("PL", "XX") for s in sessions)
+            ]
+            assert one("select %s as a, %s as b", 7, "x") == [7, "x"]
         # Prepared once, it sees what is there each time.
         for _ in range(8):
             assert connection.execute("select count(*) as n from sessions where inbound >= %s", [0], prepare=True).fetchone()["n"] == len(sessions)
@@ -123,10 +135,10 @@ def queries():
             assert [cursor.fetchone()["n"] for cursor in cursors] == list(range(20))
 
 
-def sqlalchemy_reflection():
+def sqlalchemy_reflection(driver="psycopg"):
     import sqlalchemy as sa
 
-    engine = sa.create_engine("postgresql+psycopg://")
+    engine = sa.create_engine(f"postgresql+{driver}://")
     inspector = sa.inspect(engine)
     assert {"events", "sessions", "messages"} <= set(inspector.get_table_names()), inspector.get_table_names()
     assert "usage_daily" in inspector.get_view_names(), inspector.get_view_names()
@@ -141,4 +153,89 @@ def sqlalchemy_reflection():
         same([dict(row) for row in rows], golden("sessions"), "sessions", "SQLAlchemy")
 
 
-{"golden": golden_rows, "queries": queries, "sqlalchemy": sqlalchemy_reflection}[TEST]()
+def psql_completion():
+    """Types into psql as a person does, and lets it complete."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe("psql", ["psql", "-X"], os.environ | {"TERM": "dumb", "PAGER": "cat"})
+
+    def shows(wanted):
+        shown = b""
+        while wanted not in shown:
+            readable, _, _ = select.select([terminal], [], [], 60)
+            assert readable, (wanted, shown)
+            shown += os.read(terminal, 4096)
+
+    shows(b"=> ")
+    for typed, wanted in [
+        (b"select * from sess\t", b"sessions"),
+        (b"\\d usage_da\t", b"usage_daily"),
+        (b"select * from public.mess\t", b"messages"),
+        (b"select opened_at from sessions where opened_by_t\t", b"opened_by_token"),
+        (b"show server_versi\t", b"server_version"),
+        (b"set time z\t", b"zone"),
+    ]:
+        os.write(terminal, typed)
+        shows(wanted)
+        # Forgets the line.
+        os.write(terminal, b"\x15")
+    os.write(terminal, b"\\q\n")
+    assert os.waitpid(process, 0)[1] == 0
+
+
+def adbc_tables():
+    """ADBC copies answers in binary."""
+    import adbc_driver_postgresql.dbapi as adbc
+
+    with adbc.connect("postgresql://") as connection, connection.cursor() as cursor:
+        for table in KEYS:
+            cursor.execute(f"select * from {table}")
+            answer = cursor.fetch_arrow_table()
+            # It has no type for numeric and gives it as text.
+            numeric = [field.name for field in answer.schema if b"numeric" in (field.metadata or {}).get(b"ADBC:postgresql:typname", b"")]
+            assert numeric, answer.schema
+            rows = answer.to_pylist()
+            for row in rows:
+                row.update({name: None if row[name] is None else decimal.Decimal(row[name]) for name in numeric})
+            times = [name for name in rows[0] if name.endswith("_at")]
+            for row in rows:
+                row.update({name: row[name] and row[name].astimezone(UTC) for name in times})
+            same(rows, golden(table), table, "ADBC")
+        cursor.execute("select count(*) as n from sessions where inbound >= $1", (0,))
+        assert cursor.fetchall() == [(len(golden("sessions")),)]
+        schema = connection.adbc_get_table_schema("sessions")
+        assert {"session_id", "opened_at", "cost"} <= set(schema.names), schema
+        objects = connection.adbc_get_objects(depth="tables", catalog_filter="counterbat").read_all().to_pylist()
+        schemas = {schema["db_schema_name"]: schema["db_schema_tables"] for schema in objects[0]["catalog_db_schemas"]}
+        kinds = {table["table_name"]: table["table_type"] for table in schemas["public"]}
+        assert kinds["sessions"] == "table" and kinds["usage_daily"] == "view", kinds
+
+
+def pgcli_completion():
+    """What pgcli asks to complete names."""
+    from pgcli.pgexecute import PGExecute
+
+    environment = [os.environ[name] for name in ("PGDATABASE", "PGUSER", "PGHOST", "PGPORT")]
+    database, user, host, port = environment
+    executor = PGExecute(database=database, user=user, password="", host=host, port=port, dsn="")
+    assert ("public", "sessions") in set(executor.tables()), list(executor.tables())
+    assert ("public", "usage_daily") in set(executor.views())
+    columns = {column[2]: column[3] for column in executor.table_columns() if column[1] == "sessions"}
+    assert columns["opened_at"] == "timestamp with time zone" and columns["cost"] == "numeric", columns
+    assert {"session_id", "policy"} <= {column[2] for column in executor.view_columns() if column[1] == "users"} | set(columns)
+    assert "public" in executor.schemata() and executor.search_path(), executor.search_path()
+    assert "counterbat" in executor.databases()
+    for ask in (executor.functions, executor.datatypes, executor.foreignkeys, executor.full_databases, executor.casing):
+        list(ask())
+
+
+TESTS = {
+    "golden": golden_rows,
+    "queries": queries,
+    "sqlalchemy": sqlalchemy_reflection,
+    "sqlalchemy_psycopg2": lambda: sqlalchemy_reflection("psycopg2"),
+    "completion": psql_completion,
+    "adbc": adbc_tables,
+    "pgcli": pgcli_completion,
+}
+TESTS[TEST]()

@@ -1,9 +1,11 @@
-//! Clients of PostgreSQL, the real ones: psql, psycopg and SQLAlchemy, on golden data.
+//! Clients of PostgreSQL, the real ones: psql, psycopg, SQLAlchemy, pgcli, ADBC and JDBC, on golden data; and clients that are none.
 
-use super::golden::import;
+use super::golden::{assert_golden, import};
 use super::harness::{Home, Server, text, until};
-use super::tools::{postgres_python, psql};
+use super::tools::{jdbc, pgcli, postgres_python, psql};
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -90,6 +92,15 @@ fn psql_shows_what_there_is() {
 }
 
 #[test]
+fn psql_completes_names() {
+    let (_home, server) = small();
+    if psql().is_some() {
+        python(&server, "completion");
+        assert!(!server.log().contains("has no answer"), "{}", server.log());
+    }
+}
+
+#[test]
 fn psql_gets_rows_of_every_type() {
     let (_home, server) = small();
     let ask = |sql: &str| shown(&server, &["-A", "-t", "-c", sql]);
@@ -162,7 +173,7 @@ fn a_long_query_is_cancelled_or_runs_out_of_time() {
     let child = command.args(["-X", "-v", "VERBOSITY=verbose", "-c", "select 'begun'", "-c", long]);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 1];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     // psql asks the server to cancel when it is interrupted; before it has sent the query it just ends, so it is told again.
     let pid = child.id().to_string();
     until(
@@ -208,8 +219,11 @@ fn with_tokens_only_their_owners_are_let_in() {
         let (shown, said) = came(user, password).unwrap();
         assert!(shown.is_empty() && said.contains("FATAL"), "{user}: {said}{shown}");
     }
-    assert!(came("old", old["token"].as_str().unwrap()).unwrap().1.contains("no scram"));
+    // Who may not come in does not learn why.
+    let (_, said) = came("old", old["token"].as_str().unwrap()).unwrap();
+    assert!(said.contains("authentication failed") && !said.contains("scram"), "{said}");
     let log = until("the log", || server.log(), |log| log.contains("\"board\""));
+    assert!(log.contains("has no scram"), "{log}");
     assert!(log.contains("grafana") && !log.contains(token) && !log.contains("hush"), "{log}");
 }
 
@@ -245,11 +259,11 @@ fn the_server_ends_with_clients_connected() {
     let mut child =
         command.args(["-X", "-A", "-t"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"select 'begun';\n").unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"select 'begun';\n").unwrap();
     let mut first = [0; 5];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     server.stop_in_order();
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"select 1;\n").unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"select 1;\n").unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(text(&output.stderr).contains("terminating connection"), "{}", text(&output.stderr));
 }
@@ -270,5 +284,227 @@ fn psycopg_asks_with_parameters_and_cursors() {
 fn sqlalchemy_reflects_the_tables() {
     let (_home, server) = small();
     python(&server, "sqlalchemy");
+    python(&server, "sqlalchemy_psycopg2");
     assert!(!server.log().contains("has no answer"), "{}", server.log());
+}
+
+#[test]
+fn adbc_copies_the_golden_rows() {
+    let (_home, server) = small();
+    python(&server, "adbc");
+    assert!(!server.log().contains("has no answer"), "{}", server.log());
+}
+
+#[test]
+fn pgcli_completes_names() {
+    let (home, server) = small();
+    python(&server, "pgcli");
+    let mut command = with_server(pgcli(), &server);
+    command.env("HOME", home.path("")).env("XDG_CONFIG_HOME", home.path("config")).env("TERM", "dumb");
+    let command = command.args(["--no-password", "--less-chatty"]).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"select count(*) as all_of_them from sessions;\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(shown.contains("all_of_them") && shown.contains("42"), "{shown}{}", text(&output.stderr));
+    assert!(!server.log().contains("has no answer"), "{}", server.log());
+}
+
+/// PostgreSQL's driver for Java; what it printed.
+fn java(server: &Server, options: &str, args: &[&str]) -> Option<String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/postgres/Jdbc.java");
+    let url = format!("jdbc:postgresql://{}/counterbat?user=analyst{options}", server.postgres);
+    let output = jdbc()?.arg(program).arg(url).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    Some(text(&output.stdout))
+}
+
+#[test]
+fn jdbc_gets_the_golden_rows() {
+    let (_home, server) = small();
+    // As the driver does it by itself, and in binary from the first time on.
+    for options in ["", "&prepareThreshold=-1", "&preferQueryMode=simple"] {
+        if jdbc().is_none() {
+            return;
+        }
+        let rows = |query: &str| {
+            let lines = java(&server, options, &["rows", query]).unwrap();
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        assert_golden(rows, "small", "counterbat", options);
+    }
+}
+
+#[test]
+fn jdbc_asks_with_parameters_and_lists_the_tables() {
+    let (_home, server) = small();
+    if java(&server, "", &["queries"]).is_some() {
+        java(&server, "", &["catalog"]).unwrap();
+    }
+    assert!(!server.log().contains("has no answer"), "{}", server.log());
+}
+
+#[test]
+fn generations_are_schemas() {
+    let (home, server) = small();
+    let Some(_) = psql() else { return };
+    let ask = |sql: &str| shown(&server, &["-A", "-t", "-c", sql]).unwrap();
+    assert!(!ask("\\dn").contains("same"));
+    home.ok(&["rebuild", "--as", "same"]);
+    assert!(ask("\\dn").lines().any(|line| line.starts_with("same|")));
+    let tables = ask("\\dt same.*");
+    assert!(tables.lines().any(|line| line.starts_with("same|sessions|table")), "{tables}");
+    assert!(ask("\\dv same.*").contains("same|usage_daily|view"));
+    assert!(ask("\\d same.sessions").contains("opened_at|timestamp with time zone"));
+    // Without their schema only the live ones are found.
+    assert!(!ask("\\dt").contains("same") && ask("\\d sessions").matches("session_id|text").count() == 1);
+    assert_eq!(ask("select count(*) from same.sessions"), "42\n");
+    let output = ask_for_error(&server, "set search_path = same");
+    assert!(output.contains("0A000") && output.contains("same.sessions"), "{output}");
+    home.ok(&["rebuild", "--drop", "same"]);
+    assert!(!ask("\\dn").contains("same") && ask("\\d same.sessions").is_empty());
+}
+
+fn ask_for_error(server: &Server, sql: &str) -> String {
+    text(&ask(server, &["-c", sql]).unwrap().stderr)
+}
+
+/// A message of the protocol.
+fn message(kind: &[u8], body: &[u8]) -> Vec<u8> {
+    [kind, &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+}
+
+fn start() -> Vec<u8> {
+    message(b"", b"\0\x03\0\0user\0analyst\0database\0counterbat\0\0")
+}
+
+/// Everything that is answered, up to the end of the connection or what is waited for.
+fn answered(stream: &mut TcpStream, until: &[u8]) -> Vec<u8> {
+    let (mut all, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut some) {
+            // Cut off with bytes that were not read.
+            Ok(0) | Err(_) => return all,
+            Ok(count) => all.extend_from_slice(&some[..count]),
+        }
+        if all.ends_with(until) && !until.is_empty() {
+            return all;
+        }
+    }
+}
+
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
+fn connect(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(&server.postgres).unwrap();
+    stream.write_all(&start()).unwrap();
+    assert!(answered(&mut stream, READY).ends_with(READY));
+    stream
+}
+
+#[test]
+fn whatever_is_sent_the_others_are_answered() {
+    let home = Home::new(&[LISTEN]);
+    let server = home.serve();
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\0\0\0\0\0\0\0\0",
+        b"\xff\xff\xff\xff\0\x03\0\0",
+        b"\x7f\xff\xff\xff\0\x03\0\0",
+        b"\0\0\0\x08\0\x02\0\0",
+        b"\x16\x03\x01\0\x05\x01\0\0\x01\0",
+    ] {
+        let mut stream = TcpStream::connect(&server.postgres).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        answered(&mut stream, b"");
+    }
+    // Messages cut short, too long, of no kind, in no order.
+    for bytes in [
+        message(b"B", b""),
+        message(b"B", b"\0\0\xff\xff"),
+        message(b"P", b"\0select $1\0\xff\xff"),
+        message(b"E", b"\0"),
+        message(b"D", b""),
+        message(b"C", b"S"),
+        message(b"Q", b"select 1"),
+        message(b"!", b"what"),
+        message(b"d", b"data"),
+        b"Q\0\0\0\0".to_vec(),
+        b"Q\x7f\xff\xff\xff".to_vec(),
+        message(b"Q", &vec![b' '; 2 << 20]),
+    ] {
+        let mut stream = connect(&server);
+        // It may be cut off before it has sent all.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        answered(&mut stream, b"");
+    }
+    // A number of rows is no number of bytes to be set aside.
+    for most in [i32::MAX, -1, i32::MIN] {
+        let mut stream = connect(&server);
+        let parse = message(b"P", b"\0select 7\0\0\0");
+        let bind = message(b"B", &[0; 8]);
+        let execute = message(b"E", &[&b"\0"[..], &most.to_be_bytes()].concat());
+        stream.write_all(&[parse, bind, execute, message(b"S", b"")].concat()).unwrap();
+        let all = answered(&mut stream, READY);
+        assert!(all.windows(9).any(|bytes| bytes == b"SELECT 1\0"), "{most}: {}", String::from_utf8_lossy(&all));
+    }
+    assert!(answered(&mut connect_and_ask(&server), READY).ends_with(READY));
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+fn connect_and_ask(server: &Server) -> TcpStream {
+    let mut stream = connect(server);
+    stream.write_all(&message(b"Q", b"select 1\0")).unwrap();
+    stream
+}
+
+#[test]
+fn before_it_is_let_in_a_client_is_not_waited_for_with_much() {
+    let home = Home::new(&[]);
+    let made: Value = serde_json::from_str(&home.ok(&["token", "new", "grafana", "--json"])).unwrap();
+    let tokens =
+        format!("console.tokens = [{{ name = \"grafana\", sha256 = {}, scram = {} }}]", made["sha256"], made["scram"]);
+    home.configure(&[LISTEN, &tokens]);
+    let server = home.serve();
+    for bytes in [
+        message(b"p", b""),
+        message(b"p", b"SCRAM-SHA-256"),
+        message(b"p", b"SCRAM-SHA-256\0\0\0\xff\xff"),
+        message(b"p", b"SCRAM-SHA-256-PLUS\0\0\0\0\0"),
+        message(b"p", b"SCRAM-SHA-256\0\xff\xff\xff\xff"),
+        message(b"Q", b"select 1\0"),
+        // More than anybody needs to be let in: it is cut off without waiting for the rest.
+        b"Q\0\x0f\0\0".to_vec(),
+    ] {
+        let mut stream = TcpStream::connect(&server.postgres).unwrap();
+        stream.write_all(&start()).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let all = answered(&mut stream, b"");
+        assert!(all.windows(6).any(|bytes| bytes == b"VFATAL"), "{bytes:?}: {}", String::from_utf8_lossy(&all));
+        assert!(!all.windows(9).any(|bytes| bytes == b"R\0\0\0\x08\0\0\0\0"), "{bytes:?}");
+    }
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[test]
+fn there_is_room_for_so_many() {
+    let home = Home::new(&[LISTEN]);
+    let server = home.serve();
+    let mut others: Vec<TcpStream> = (0..200).map(|_| connect(&server)).collect();
+    let mut one_more = TcpStream::connect(&server.postgres).unwrap();
+    one_more.write_all(&start()).unwrap();
+    let all = answered(&mut one_more, b"");
+    assert!(String::from_utf8_lossy(&all).contains("53300"), "{}", String::from_utf8_lossy(&all));
+    others.pop();
+    until(
+        "a place",
+        || {
+            let mut stream = TcpStream::connect(&server.postgres).unwrap();
+            stream.write_all(&start()).unwrap();
+            answered(&mut stream, READY)
+        },
+        |all| all.ends_with(READY) && !String::from_utf8_lossy(all).contains("53300"),
+    );
 }

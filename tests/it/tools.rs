@@ -63,20 +63,34 @@ pub fn python() -> Command {
     Command::new(tool("python"))
 }
 
-/// A Python with psycopg and SQLAlchemy.
+/// A Python with psycopg, SQLAlchemy, pgcli and ADBC.
 pub fn postgres_python() -> Command {
     Command::new(tool("postgres-python"))
 }
 
+/// The client of PostgreSQL with completion.
+pub fn pgcli() -> Command {
+    Command::new(tool("pgcli"))
+}
+
 /// PostgreSQL's own client; none where there is none, unless this is CI, where that is an error.
 pub fn psql() -> Option<Command> {
+    unless_left_out("psql")
+}
+
+/// Java with PostgreSQL's driver, as [`psql`] is.
+pub fn jdbc() -> Option<Command> {
+    unless_left_out("jdbc")
+}
+
+fn unless_left_out(name: &str) -> Option<Command> {
     if std::env::var_os("CI").is_none()
-        && let Some(why) = lacks("psql")
+        && let Some(why) = lacks(name)
     {
         eprintln!("not tested: {why}");
         return None;
     }
-    Some(Command::new(tool("psql")))
+    Some(Command::new(tool(name)))
 }
 
 /// A client of Kafka.
