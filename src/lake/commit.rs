@@ -4,7 +4,7 @@
 //! on: when the name is taken, the snapshot is brought up to date, and all is looked at again.
 
 use super::data_file::format_date;
-use super::snapshot::{Mark, Step};
+use super::snapshot::{Mark, Step, rebuild_app};
 use super::store::Created;
 use super::table::lock;
 use super::{Clash, FileEntry, Lake, LakeError, Table, TableSnapshot, schema};
@@ -29,6 +29,8 @@ pub struct Change {
     pub watermarks: BTreeMap<u32, i64>,
     /// By partition, in µs: when the record before the new position was appended to the log.
     pub appended_us: BTreeMap<u32, i64>,
+    /// Where the rows become those of a rebuild: the one they are expected to come from, and the new one.
+    pub rebuild: Option<(i64, i64)>,
     /// What is being done, for the commit's information.
     pub operation: &'static str,
 }
@@ -50,6 +52,14 @@ impl Lake {
             table.claim(partitions).await?;
         }
         Ok(())
+    }
+
+    /// Whether this process owns these partitions in all tables, as far as they were read.
+    pub fn holds(&self, partitions: &[u32]) -> bool {
+        self.tables.values().all(|table| {
+            let (held, owners) = (table.held(), table.snapshot().owners);
+            partitions.iter().all(|own| held.contains_key(own) && held.get(own) == owners.get(own))
+        })
     }
 
     /// Forgets what is owned, without a commit: for a process that leaves its partitions to others. What it commits is no
@@ -152,7 +162,9 @@ impl Table {
     fn check_base(&self, base: &TableSnapshot, change: &Change) -> Result<(), LakeError> {
         let conflict = |partition, clash| LakeError::Conflict { table: self.name().as_str(), partition, clash };
         let held = lock(&self.held);
-        for partition in change.partitions() {
+        // A rebuild takes the place of all rows, whoever owns their partitions.
+        let owned = if change.rebuild.is_none() { change.partitions() } else { BTreeSet::new() };
+        for partition in owned {
             let (ours, found) = (held.get(&partition).copied(), base.owners.get(&partition).copied());
             if let Some(ours) = ours.filter(|ours| found != Some(*ours)) {
                 return Err(conflict(Some(partition), Clash::Owner { held: ours, found }));
@@ -163,6 +175,11 @@ impl Table {
             if found != *expected {
                 return Err(conflict(Some(*partition), Clash::Position { expected: *expected, found }));
             }
+        }
+        if let Some((expected, _)) = change.rebuild
+            && base.rebuild != expected
+        {
+            return Err(conflict(None, Clash::Rebuilt { found: base.rebuild }));
         }
         match change.remove.iter().find(|file| !base.files.contains_key(&file.path)) {
             Some(file) => Err(conflict(file.span.map(|span| span.partition), Clash::File(file.path.clone()))),
@@ -182,7 +199,8 @@ impl Table {
         let watermarks = change.watermarks.iter().map(|(partition, ms)| (Mark::Watermark, *partition, *ms));
         let appended = change.appended_us.iter().map(|(partition, us)| (Mark::Appended, *partition, *us));
         let all = positions.chain(watermarks).chain(appended);
-        all.map(|(mark, partition, value)| self.transaction_of(mark, partition, value)).collect()
+        let rebuild = change.rebuild.map(|(_, rebuild)| Transaction::new(rebuild_app(&self.log), rebuild));
+        all.map(|(mark, partition, value)| self.transaction_of(mark, partition, value)).chain(rebuild).collect()
     }
 }
 

@@ -9,12 +9,14 @@ mod audit;
 mod bounds;
 pub mod bucket;
 mod catch_up;
+mod chain;
 mod claim;
 mod commit;
 mod data_file;
 mod event_rows;
 mod generation;
 pub mod kept;
+mod kept_state;
 mod location;
 mod merge;
 mod past;
@@ -29,6 +31,7 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod store_tests;
+mod switch;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,9 +41,12 @@ mod transactions;
 pub use audit::Audited;
 pub use claim::{Claim, Claimed};
 pub use commit::Change;
+pub use generation::{rebuild_name, rebuild_number};
 pub use kept::{GenerationInfo, Kept, is_generation_name};
+pub use kept_state::KeptState;
 pub use location::{Location, S3Settings};
 pub use past::AsOf;
+pub use switch::{Stage, Switch};
 pub use table::Table;
 
 use crate::log::LogId;
@@ -116,6 +122,8 @@ pub struct TableSnapshot {
     pub appended_us: BTreeMap<u32, i64>,
     /// How often each log partition was claimed by a process, see [`Lake::claim`]: the newest claimant owns it.
     pub owners: BTreeMap<u32, i64>,
+    /// Names the rebuild that the rows come from, see [`rebuild_name`]; 0 where there was none.
+    pub rebuild: i64,
 }
 
 /// How a commit of this process does not fit what another has committed.
@@ -127,6 +135,8 @@ pub enum Clash {
     Position { expected: Option<u64>, found: Option<u64> },
     #[error("file {0} was replaced")]
     File(String),
+    #[error("its rows are those of rebuild {found:x}")]
+    Rebuilt { found: i64 },
 }
 
 /// Why the tables did not do what was asked.

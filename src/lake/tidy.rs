@@ -114,7 +114,7 @@ impl Table {
                 continue;
             };
             let is_data = path.ends_with(".parquet") || path.ends_with(".draft");
-            if !(is_data || generation::is_of_its_log(path))
+            if !(is_data || generation::is_scaffold(path))
                 || path.starts_with("_delta_log/")
                 || live.contains_key(path)
                 || lock(&self.pending).contains(path)

@@ -127,6 +127,9 @@ impl Committer {
         if self.group.is_some() || failed {
             self.lake.refresh().await?;
         }
+        if self.group.is_some() && !self.lake.holds(&self.workers.keys().copied().collect::<Vec<_>>()) {
+            return Err(ProjectorError::Lost);
+        }
         if failed {
             self.live.update(|status| status.error = None);
         }

@@ -20,6 +20,7 @@ mod recover;
 mod refold;
 mod run;
 mod sweep;
+mod switch;
 mod takeover;
 pub mod verify;
 mod worker;
@@ -66,6 +67,9 @@ pub enum ProjectorError {
     /// Others may have the partitions now, so nothing of them is committed.
     #[error("the partitions were lost: this process was silent for too long")]
     Lost,
+    /// Nobody commits to the tables until that is done.
+    #[error("the tables of a rebuild take the place of the old ones ({maker})")]
+    Switching { maker: String },
     /// What was appended meanwhile is safe in the log, but cannot be shown. Trying again helps once the cause is gone.
     #[error("what is newest cannot be shown for now: {error}; the tables were brought up to date last {committed}")]
     Behind { error: String, committed: String },
@@ -88,9 +92,15 @@ impl ProjectorError {
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
             ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) => true,
-            ProjectorError::Lost | ProjectorError::Restless => true,
+            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::Switching { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it says that others have what was this process's.
+    fn is_of_a_takeover(&self) -> bool {
+        let conflict = matches!(self, ProjectorError::Lake(LakeError::Conflict { .. }));
+        conflict || matches!(self, ProjectorError::Lost | ProjectorError::Switching { .. })
     }
 }
 

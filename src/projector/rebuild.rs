@@ -10,7 +10,7 @@ use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot};
+use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot, rebuild_number};
 use crate::state::{Meta, StateError};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ pub(super) struct Site {
 }
 
 /// How taking the place of the live tables went.
-enum Switch {
+pub(super) enum Switch {
     Done,
     /// It has to be begun anew, with settings that take in later events.
     TooLate,
@@ -110,6 +110,9 @@ impl Site {
                 self.jobs().put(&job)?;
             }
             if job.phase == Phase::Switching {
+                if self.has_switched(&job).await? {
+                    return Ok(());
+                }
                 // It failed when time was moved on already, and the projector has gone on since.
                 self.begin_anew(job).await?;
                 continue;
@@ -162,7 +165,7 @@ impl Site {
         Ok(refold)
     }
 
-    async fn begin_anew(&self, mut job: Job) -> Result<(), RebuildError> {
+    pub(super) async fn begin_anew(&self, mut job: Job) -> Result<(), RebuildError> {
         tracing::info!(
             rebuild = job.name,
             "the rebuild begins anew: what there was of it was folded by other settings"
@@ -282,6 +285,9 @@ impl Site {
             return Err(RebuildError::Unknown(job.name.clone()));
         }
         tell(Progress::Switching);
+        if job.is_shared {
+            return self.switch_shared(job, refold).await;
+        }
         self.lake.refresh().await?;
         let events = self.lake.table(TableName::Events).snapshot();
         if refold.fold(&events, Arc::new(|_, _| {})).await? == Folded::TooLate {
@@ -296,17 +302,8 @@ impl Site {
         let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
         self.jobs().put(&job)?;
         refold.finish(&reach)?;
-        // From here on an error costs the whole refold, so one that passes is waited for a while.
-        let mut tries = 1;
-        while let Err(error) = refold.write(true).await {
-            if !error.is_transient() || tries == TRIES {
-                return Err(error.into());
-            }
-            tracing::warn!(%error, "the new tables cannot be written now; trying again");
-            tries += 1;
-            tokio::time::sleep(AGAIN).await;
-        }
-        refold.hand_over(number_of(&job.name), &self.settings)?;
+        refold.write_all().await?;
+        refold.hand_over(rebuild_number(&job.name), &self.settings)?;
         durable_file::write(&self.data_dir.join(MARKER), &job.name).map_err(told)?;
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
         let made = Meta { policies: self.settings.describe_policies(), ..Meta::default() };
@@ -328,6 +325,9 @@ impl Site {
             return Ok(());
         }
         job.ended_us = Some((self.settings.clock)());
+        if job.is_shared && self.has_switched(&job).await? {
+            return Ok(());
+        }
         if self.has_made(&job).await? {
             tracing::warn!(rebuild = name, %error, "the generation is complete all the same");
             (job.phase, job.leaves) = (Phase::Done, true);
@@ -343,8 +343,9 @@ impl Site {
     /// cannot be completed is given up.
     pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
-        let switching = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching);
-        if let Some(job) = switching {
+        let unfinished = self.jobs().unfinished().map_err(told)?;
+        // One that others share may have been begun, for which they wait, before it was noted down here.
+        if let Some(job) = unfinished.filter(|job| job.phase == Phase::Switching || job.is_shared) {
             self.settle_switch(job).await?;
         }
         self.sweep().await;
@@ -352,11 +353,10 @@ impl Site {
     }
 
     async fn settle_switch(&self, job: Job) -> Result<(), ProjectorError> {
-        tracing::info!(rebuild = job.name, "completing a rebuild that was cut off");
         let tell: Tell = Arc::new(|_| {});
         let completed = match job.is_shared {
             // Others may have gone on with the tables since.
-            true => Err(RebuildError::Wish("it was cut off, and others share the log".to_owned())),
+            true => self.settle_shared_switch(&job).await,
             false => self.complete(job.clone(), &tell).await,
         };
         match completed {
@@ -391,18 +391,13 @@ pub(super) fn told(error: DurableFileError) -> ProjectorError {
 }
 
 /// How far a version of `events` goes.
-fn reach(events: &TableSnapshot) -> Reach {
+pub(super) fn reach(events: &TableSnapshot) -> Reach {
     Reach {
         events: events.files.values().map(|file| file.rows).sum(),
         up_to_us: events.appended_us.values().max().copied(),
         positions: events.positions.clone(),
         watermarks: events.watermarks.clone(),
     }
-}
-
-/// The name of a rebuild as the tables tell it.
-fn number_of(name: &str) -> i64 {
-    i64::from_str_radix(name, 16).unwrap_or(1)
 }
 
 /// Its presence says that the generation it names, and the state of that name, are complete.
@@ -426,7 +421,8 @@ pub(super) async fn any_age(
 pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> Result<(), ProjectorError> {
     let marker = data_dir.join(MARKER);
     let Some(name) = durable_file::read::<String>(&marker).map_err(told)? else { return Ok(()) };
-    lake.adopt(&name).await?;
+    lake.refresh().await?;
+    lake.adopt(&name, lake.follows(&name)).await?;
     let jobs = Jobs::new(data_dir);
     let (new, state) = (jobs.state_dir(&name), data_dir.join("state"));
     if new.exists() {
@@ -446,7 +442,18 @@ pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> 
     Ok(())
 }
 
-/// So often the new tables are tried to be written while the projector rests.
+/// Whether what has failed is to be tried again, after a pause; `tries` counts.
+pub(super) async fn try_again(error: &ProjectorError, what: &str, tries: &mut usize) -> bool {
+    *tries += 1;
+    if !error.is_transient() || *tries > TRIES {
+        return false;
+    }
+    tracing::warn!(%error, "{what}; trying again");
+    tokio::time::sleep(AGAIN).await;
+    true
+}
+
+/// So often what fails is tried again while the projector rests.
 const TRIES: usize = 10;
 
 /// A pause before what failed is tried again.

@@ -12,9 +12,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-const SHARED: &str = "other processes share this log, and they would go on with the old tables: stop them and rebuild \
-                      without a server, or keep the rebuild beside the live tables (--as NAME)";
-
 /// A rebuild, and what it does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -87,16 +84,9 @@ impl Rebuilds {
         let failed = |error: std::io::Error| ProjectorError::Halted(format!("no thread for rebuilds: {error}"));
         let threads = Arc::new(Threads::start().map_err(failed)?);
         let rebuilds = Self { site, is_shared, threads, current: Arc::default(), changing: Arc::default() };
-        match rebuilds.site.jobs().unfinished()? {
-            // Begun without a server; beside one it could not be completed.
-            Some(job) if is_shared && job.wish.keep_as.is_none() => {
-                rebuilds.site.fail(&job.name, &RebuildError::Wish(SHARED.to_owned())).await?;
-            }
-            Some(job) => {
-                tracing::info!(rebuild = job.name, "going on with a rebuild");
-                rebuilds.pursue(&job.name);
-            }
-            None => {}
+        if let Some(job) = rebuilds.site.jobs().unfinished()? {
+            tracing::info!(rebuild = job.name, "going on with a rebuild");
+            rebuilds.pursue(&job.name);
         }
         Ok(rebuilds)
     }
@@ -108,9 +98,6 @@ impl Rebuilds {
     /// Begins a rebuild.
     pub async fn ask(&self, wish: Wish) -> Result<Report, RebuildError> {
         let _one = self.changing.lock().await;
-        if self.is_shared && wish.keep_as.is_none() {
-            return Err(RebuildError::Wish(SHARED.to_owned()));
-        }
         let job = self.site.prepare(wish, self.is_shared).await?;
         let is_at_work = |current: &Current| current.name == job.name && !current.task.is_finished();
         if !self.lock().as_ref().is_some_and(is_at_work) {

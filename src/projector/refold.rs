@@ -3,9 +3,10 @@
 
 use super::buckets::Buckets;
 use super::job::{Reach, Scope};
+use super::rebuild::try_again;
 use super::recover::{Replay, lock};
 use super::{ProjectorError, Settings};
-use crate::lake::{Change, Lake, TableName, TableSnapshot, rows};
+use crate::lake::{Change, KeptState, Lake, TableName, TableSnapshot, rows};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
@@ -14,6 +15,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
+
+/// Changes of a state kept in one object.
+const PAGE: usize = 50_000;
 
 /// Told now and then: records gone through, and how many there are.
 pub(super) type Tell = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -173,19 +177,52 @@ impl Refold {
         Ok(())
     }
 
+    /// [`Refold::write`] to the end. After [`Refold::finish`] an error costs the whole refold, so one that passes is waited
+    /// for a while.
+    pub async fn write_all(&self) -> Result<(), ProjectorError> {
+        let mut tries = 0;
+        while let Err(error) = self.write(true).await {
+            if !try_again(&error, "the new tables cannot be written now", &mut tries).await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Its tables.
     pub fn generation(&self) -> &Lake {
         &self.generation
     }
 
-    /// Makes the state one that the live tables can be gone on with once they are those of this `rebuild`, under `settings`.
-    pub fn hand_over(self, rebuild: i64, settings: &Settings) -> Result<(), ProjectorError> {
+    /// What the state reflects, where the live tables are those of this `rebuild` and gone on with under `settings`.
+    fn meta_to_go_on(&self, rebuild: i64, settings: &Settings) -> Meta {
         let mut meta = lock(&self.fold.meta).clone();
         meta.policies = settings.describe_policies();
         meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
+        meta
+    }
+
+    /// Makes the state one that the live tables can be gone on with once they are those of this `rebuild`, under `settings`.
+    pub fn hand_over(self, rebuild: i64, settings: &Settings) -> Result<(), ProjectorError> {
         let mut batch = self.fold.state.batch();
-        batch.set_meta(&meta);
+        batch.set_meta(&self.meta_to_go_on(rebuild, settings));
         Ok(batch.commit()?)
+    }
+
+    /// [`Refold::hand_over`] to whatever processes fold the partitions on: keeps a partition's state beside the tables.
+    pub async fn keep_state(&self, rebuild: i64, settings: &Settings, partition: u32) -> Result<(), ProjectorError> {
+        let Fold { lake, state, .. } = &self.fold;
+        let (mut after, mut pages): (Option<Vec<u8>>, u32) = (None, 0);
+        loop {
+            let changes = tokio::task::block_in_place(|| state.changes(partition, after.as_deref(), PAGE))?;
+            let Some(last) = changes.last() else { break };
+            after = Some(last.key.clone());
+            lake.keep_state_page(rebuild, partition, pages, changes).await?;
+            pages += 1;
+        }
+        let meta = self.meta_to_go_on(rebuild, settings);
+        let (mark, position) = (meta.handover(partition).value, meta.partitions[partition as usize].position);
+        Ok(lake.keep_state(rebuild, partition, &KeptState { position, pages, mark }).await?)
     }
 }
 

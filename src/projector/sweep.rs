@@ -71,9 +71,13 @@ impl Site {
         let _alone = self.switching.lock().await;
         let jobs = self.jobs();
         let job = jobs.get(name)?;
-        let is_live = |job: &Job| job.phase == Phase::Done || job.phase == Phase::Switching && self.is_marked();
+        let is_live = match &job {
+            Some(job) if job.phase == Phase::Switching && job.is_shared => self.has_switched(job).await?,
+            Some(job) => job.phase == Phase::Done || job.phase == Phase::Switching && self.is_marked(),
+            None => false,
+        };
         match &job {
-            Some(job) if job.wish.keep_as.is_none() && is_live(job) => {
+            Some(job) if job.wish.keep_as.is_none() && is_live => {
                 return Err(RebuildError::IsLive(name.to_owned()));
             }
             Some(job) if job.wish.keep_as.is_none() => self.clear(job).await?,

@@ -15,6 +15,7 @@ use std::path::Path;
 
 mod generations;
 mod shared;
+mod shared_switch;
 mod store;
 mod switching;
 

@@ -36,6 +36,7 @@ mod sandbox;
 mod schemas;
 mod sdk;
 mod serving;
+mod shared_rebuilds;
 mod sharing;
 mod tools;
 mod topic;

@@ -203,7 +203,7 @@ async fn a_verification_of_tables_that_are_rebuilt_meanwhile_says_so() {
     let tell = |told: verify::report::Told| {
         // The first word of it comes in the middle.
         if matches!(told, verify::report::Told::TooLate(_)) && !is_adopted.swap(true, Ordering::SeqCst) {
-            tokio::task::block_in_place(|| Handle::current().block_on(lake.adopt("7f"))).unwrap();
+            tokio::task::block_in_place(|| Handle::current().block_on(lake.adopt("7f", 0))).unwrap();
         }
     };
     let (log, data_dir) = (scene.log.clone(), place.path());

@@ -25,7 +25,7 @@ pub(super) struct Scene {
     old: Rows,
     pub new: Rows,
     /// With the events that come after the rebuild.
-    all: Rows,
+    pub all: Rows,
 }
 
 /// A process with a data directory and an object store of its own.
@@ -242,7 +242,7 @@ async fn a_switch_cut_off_between_any_two_steps_on_disk_is_completed() {
         let state = State::open(&dir.join("state"), 1 << 20).unwrap();
         let rebuilds: Vec<i64> = state.meta().unwrap().unwrap().partitions.iter().map(|mark| mark.rebuild).collect();
         drop(state);
-        let number = lake.rebuild().await.unwrap();
+        let number = lake.rebuild();
         assert!(number > 0 && rebuilds == [number; 3], "{when}: the state is not the rebuild's");
         scene.assert_goes_on(&place, &lake, &when).await;
     }
@@ -285,31 +285,6 @@ async fn a_generation_that_is_not_complete_is_not_switched_to() {
     assert!(error.to_string().contains("is not complete"), "{error}");
     assert!(rows_of(&lake).await == scene.old);
     assert!(place.path().join("state").exists());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switch_of_shared_tables_that_was_cut_off_is_given_up() {
-    let scene = Scene::new().await;
-    for is_shared in [true, false] {
-        let place = scene.place().await;
-        let jobs = Jobs::new(&place.path());
-        let seen = jobs.clone();
-        let is_switching = move || seen.unfinished().unwrap().is_some_and(|job| job.phase == Phase::Switching);
-        let decide = move |_, _, _: &object_store::path::Path| match is_switching() {
-            true => Fate::GoneBefore,
-            false => Fate::Made,
-        };
-        scene.cut_off(&place, "vbm", &Fated::over(&place.objects, decide)).await;
-        assert!(!place.marker().exists());
-        jobs.put(&Job { is_shared, ..place.job() }).unwrap();
-        let (lake, settled) = scene.settle(&place, "vbm").await;
-        settled.unwrap();
-        // Others may have gone on with the tables since.
-        let (phase, rows) = if is_shared { (Phase::Failed, &scene.old) } else { (Phase::Done, &scene.new) };
-        assert_eq!(place.job().phase, phase);
-        assert!(rows_of(&lake).await == *rows);
-        place.assert_clean("settled").await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
