@@ -25,6 +25,12 @@ impl Lake {
         Ok(())
     }
 
+    /// Merges the small files of `events`: what must not wait for [`Lake::tidy`].
+    pub async fn merge_small_files(&self) -> Result<(), LakeError> {
+        self.refresh().await?;
+        unless_forestalled(self.merge_events().await)
+    }
+
     /// Forgets which files have left the tables: for a process that never deletes any, as they would be ever more.
     pub fn forget_dead(&self) {
         for table in self.tables.values() {

@@ -30,6 +30,9 @@ const SIDE_BY_SIDE: usize = 6;
 const DAYS_AFTER_MS: i64 = 3 * 86_400_000;
 /// Maintenance at most this often.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
+/// So many small files are merged before that, even in runs that are short: queries open every one.
+const MANY_FILES: usize = 200;
+const MERGE_EVERY: Duration = Duration::from_secs(15);
 /// Writing buckets takes at most one part in this many of the time.
 const REST_FACTOR: u32 = 8;
 
@@ -48,6 +51,7 @@ pub(super) struct Buckets {
     started: Instant,
     took: Duration,
     maintained: Instant,
+    merged: Instant,
     watermarks: BTreeMap<u32, Option<i64>>,
 }
 
@@ -61,6 +65,7 @@ impl Buckets {
             started: now,
             took: Duration::ZERO,
             maintained: now,
+            merged: now,
             watermarks: BTreeMap::new(),
         }
     }
@@ -90,6 +95,15 @@ impl Buckets {
         let due = self.maintained.elapsed() >= MAINTAIN_EVERY;
         if due {
             self.maintained = Instant::now();
+        }
+        due
+    }
+
+    /// Whether small files are to be merged now; `mergeable` tells how many could be.
+    pub fn merge_due(&mut self, mergeable: impl FnOnce() -> usize) -> bool {
+        let due = self.merged.elapsed() >= MERGE_EVERY && mergeable() >= MANY_FILES;
+        if due {
+            self.merged = Instant::now();
         }
         due
     }
