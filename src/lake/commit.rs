@@ -29,8 +29,6 @@ pub struct Change {
     pub watermarks: BTreeMap<u32, i64>,
     /// By partition, in µs: when the record before the new position was appended to the log.
     pub appended_us: BTreeMap<u32, i64>,
-    /// Where the rows become those of a rebuild: the one they are expected to come from, and the new one.
-    pub rebuild: Option<(i64, i64)>,
     /// What is being done, for the commit's information.
     pub operation: &'static str,
 }
@@ -106,6 +104,32 @@ impl Table {
         committed
     }
 
+    /// Makes these files all that the table has, whoever owns their partitions, where its rows come from the rebuild that
+    /// this one follows: `rebuilds` are the two. Another process may do the same.
+    pub(super) async fn replace_all(
+        &self,
+        add: Vec<FileEntry>,
+        rebuilds: (i64, i64),
+        mut extra: Vec<Transaction>,
+    ) -> Result<TableSnapshot, LakeError> {
+        let (follows, rebuild) = rebuilds;
+        extra.push(Transaction::new(rebuild_app(&self.log), rebuild));
+        let change = |base: &TableSnapshot| Change {
+            add: add.clone(),
+            remove: base.files.values().cloned().collect(),
+            operation: "adopt generation",
+            ..Change::default()
+        };
+        let committed = self.commit_on(|base| match base.rebuild {
+            found if found == follows => commit_bytes(self, &change(base), true, extra.clone()),
+            found => {
+                let (table, clash) = (self.name().as_str(), Clash::Rebuilt { found });
+                Err(LakeError::Conflict { table, partition: None, clash })
+            }
+        });
+        committed.await
+    }
+
     async fn claim(&self, partitions: &[u32]) -> Result<(), LakeError> {
         let mut held = BTreeMap::new();
         if !partitions.is_empty() {
@@ -162,9 +186,7 @@ impl Table {
     fn check_base(&self, base: &TableSnapshot, change: &Change) -> Result<(), LakeError> {
         let conflict = |partition, clash| LakeError::Conflict { table: self.name().as_str(), partition, clash };
         let held = lock(&self.held);
-        // A rebuild takes the place of all rows, whoever owns their partitions.
-        let owned = if change.rebuild.is_none() { change.partitions() } else { BTreeSet::new() };
-        for partition in owned {
+        for partition in change.partitions() {
             let (ours, found) = (held.get(&partition).copied(), base.owners.get(&partition).copied());
             if let Some(ours) = ours.filter(|ours| found != Some(*ours)) {
                 return Err(conflict(Some(partition), Clash::Owner { held: ours, found }));
@@ -175,11 +197,6 @@ impl Table {
             if found != *expected {
                 return Err(conflict(Some(*partition), Clash::Position { expected: *expected, found }));
             }
-        }
-        if let Some((expected, _)) = change.rebuild
-            && base.rebuild != expected
-        {
-            return Err(conflict(None, Clash::Rebuilt { found: base.rebuild }));
         }
         match change.remove.iter().find(|file| !base.files.contains_key(&file.path)) {
             Some(file) => Err(conflict(file.span.map(|span| span.partition), Clash::File(file.path.clone()))),
@@ -199,8 +216,7 @@ impl Table {
         let watermarks = change.watermarks.iter().map(|(partition, ms)| (Mark::Watermark, *partition, *ms));
         let appended = change.appended_us.iter().map(|(partition, us)| (Mark::Appended, *partition, *us));
         let all = positions.chain(watermarks).chain(appended);
-        let rebuild = change.rebuild.map(|(_, rebuild)| Transaction::new(rebuild_app(&self.log), rebuild));
-        all.map(|(mark, partition, value)| self.transaction_of(mark, partition, value)).chain(rebuild).collect()
+        all.map(|(mark, partition, value)| self.transaction_of(mark, partition, value)).collect()
     }
 }
 

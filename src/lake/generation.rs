@@ -5,12 +5,13 @@
 
 use super::kept_state::STATE_FOLDER;
 use super::table::{LOG_FOLDER, lock};
-use super::{Change, Lake, LakeError, TableName};
+use super::{Lake, LakeError, TableName};
 use deltalake::kernel::Transaction;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const PREFIX: &str = "generation-";
 
@@ -23,6 +24,17 @@ pub(super) fn folder(name: &str) -> String {
 pub(super) fn is_scaffold(path: &str) -> bool {
     let of_it = |rest: &str| rest.starts_with(LOG_FOLDER) || rest.starts_with(STATE_FOLDER);
     path.split_once('/').is_some_and(|(folder, rest)| folder.starts_with(PREFIX) && of_it(rest))
+}
+
+/// Generations are not gone on with when they were begun so long ago.
+pub const LONGEST_BUILD: Duration = Duration::from_secs(30 * 86_400);
+
+/// Whether the folder of a generation, whose name tells when it was begun, may be one that a process makes or will go on with,
+/// where the tables are those of this `rebuild`.
+pub(super) fn may_be_built(folder: &str, rebuild: i64, now_ms: i64) -> bool {
+    let number = folder.strip_prefix(PREFIX).map(rebuild_number);
+    let longest_us = i64::try_from(LONGEST_BUILD.as_micros()).unwrap_or(i64::MAX);
+    number.is_some_and(|begun_us| begun_us > rebuild && now_ms.saturating_mul(1000) - begun_us < longest_us)
 }
 
 /// Where a generation's tables lie.
@@ -77,8 +89,7 @@ impl Lake {
         for table_name in TABLES {
             let table = self.table(table_name);
             table.refresh().await?;
-            let before = table.snapshot();
-            if before.rebuild == rebuild {
+            if table.snapshot().rebuild == rebuild {
                 continue;
             }
             let built = self.generation(name).await?.table(table_name).snapshot();
@@ -89,18 +100,11 @@ impl Lake {
                 file.path = format!("{}/{}", folder(name), file.path);
                 file
             });
-            let change = Change {
-                add: add.collect(),
-                remove: before.files.values().cloned().collect(),
-                // Another process may adopt it too.
-                rebuild: Some((follows, rebuild)),
-                operation: "adopt generation",
-                ..Change::default()
-            };
+            let add = add.collect();
             let rebuilt = built.positions.iter().map(|(partition, position)| {
                 Transaction::new(table.rebuilt_app(*partition), i64::try_from(*position).unwrap_or(i64::MAX))
             });
-            table.commit_with(change, true, rebuilt.collect()).await?;
+            table.replace_all(add, (follows, rebuild), rebuilt.collect()).await?;
         }
         self.built(name);
         Ok(())
@@ -126,6 +130,11 @@ impl Lake {
         self.table(TableName::Sessions).snapshot().rebuild
     }
 
+    /// Whether any table has the rows of this rebuild, as far as the tables were read.
+    pub fn has_adopted(&self, name: &str) -> bool {
+        TABLES.iter().any(|table| self.table(*table).snapshot().rebuild == rebuild_number(name))
+    }
+
     /// The rebuild that one of this name follows, which may be adopted half by now.
     pub fn follows(&self, name: &str) -> i64 {
         let rebuilds = TABLES.map(|table| self.table(table).snapshot().rebuild);
@@ -145,6 +154,10 @@ impl Lake {
     /// Removes a generation's files; refused for one that was adopted.
     pub async fn drop_generation(&self, name: &str) -> Result<(), LakeError> {
         let below = format!("{}/", folder(name));
+        // Another process may have made it live.
+        for table in TABLES {
+            self.table(table).refresh().await?;
+        }
         let is_live =
             |table: &TableName| self.table(*table).snapshot().files.keys().any(|path| path.starts_with(&below));
         if TABLES.iter().any(is_live) {
@@ -191,7 +204,7 @@ mod tests {
     use super::*;
     use crate::lake::rows::SessionRows;
     use crate::lake::tests::{open, session, walk};
-    use crate::lake::{Span, TableSnapshot};
+    use crate::lake::{Change, Span, TableSnapshot};
 
     async fn write(lake: &Lake, hour: i64) {
         let mut rows = SessionRows::default();

@@ -6,12 +6,13 @@ use super::{Lake, LakeError, TableName};
 use crate::log::StateChange;
 use borsh::{BorshDeserialize, BorshSerialize};
 use object_store::path::Path as ObjectPath;
+use std::io::Read;
 
 /// Below a generation's folder.
 pub(super) const STATE_FOLDER: &str = "state";
 const LEVEL: i32 = 1;
 /// No page is larger when it is unpacked.
-const LARGEST: usize = 1 << 30;
+const LARGEST: u64 = 1 << 30;
 
 /// The state of a partition, as a rebuild has made it.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -34,13 +35,18 @@ impl Lake {
 
     async fn keep(&self, path: ObjectPath, record: &impl BorshSerialize) -> Result<(), LakeError> {
         let packed = borsh::to_vec(record).and_then(|bytes| zstd::bulk::compress(&bytes, LEVEL));
-        self.store.put(&path, packed.map_err(|error| self.store.failed(&error))?.into()).await
+        // The same state is kept once more where an answer was lost.
+        self.store.create(&path, packed.map_err(|error| self.store.failed(&error))?.into()).await.map(drop)
     }
 
     async fn found<T: BorshDeserialize>(&self, path: ObjectPath) -> Result<Option<T>, LakeError> {
         let Some(bytes) = self.store.find(&path).await? else { return Ok(None) };
-        let unpacked = zstd::bulk::decompress(&bytes, LARGEST).and_then(|bytes| T::try_from_slice(&bytes));
-        unpacked.map(Some).map_err(|error| LakeError::Damaged(format!("{path}: {error}")))
+        let unpack = || {
+            let mut unpacked = Vec::new();
+            zstd::Decoder::new(&bytes[..])?.take(LARGEST).read_to_end(&mut unpacked)?;
+            T::try_from_slice(&unpacked)
+        };
+        unpack().map(Some).map_err(|error| LakeError::Damaged(format!("{path}: {error}")))
     }
 
     /// Keeps a page of a partition's state. Pages count from 0.

@@ -41,12 +41,12 @@ mod transactions;
 pub use audit::Audited;
 pub use claim::{Claim, Claimed};
 pub use commit::Change;
-pub use generation::{rebuild_name, rebuild_number};
+pub use generation::{LONGEST_BUILD, rebuild_name, rebuild_number};
 pub use kept::{GenerationInfo, Kept, is_generation_name};
 pub use kept_state::KeptState;
 pub use location::{Location, S3Settings};
 pub use past::AsOf;
-pub use switch::{Stage, Switch};
+pub use switch::{Heard, Stage, Switch};
 pub use table::Table;
 
 use crate::log::LogId;
@@ -55,6 +55,7 @@ use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use store::Store;
 use url::Url;
 
@@ -187,6 +188,8 @@ pub struct Lake {
     tables: BTreeMap<TableName, Table>,
     /// Kept generations that were opened.
     kept: Mutex<BTreeMap<String, Kept>>,
+    /// The number of the newest word on a switch, and since when it is.
+    heard: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Lake {
@@ -215,7 +218,8 @@ impl Lake {
             };
             tables.insert(name, Table::open(name, store.clone(), folder, log, partitions).await?);
         }
-        Ok(Self { store, log: log.clone(), partitions, tables, kept: Mutex::default() })
+        let (kept, heard) = (Mutex::default(), Mutex::default());
+        Ok(Self { store, log: log.clone(), partitions, tables, kept, heard })
     }
 
     /// A table.
@@ -233,6 +237,7 @@ impl Lake {
             partitions: self.partitions,
             tables: snapshots.into_iter().map(pin).collect(),
             kept: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 

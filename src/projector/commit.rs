@@ -128,7 +128,7 @@ impl Committer {
             self.lake.refresh().await?;
         }
         if self.group.is_some() && !self.lake.holds(&self.workers.keys().copied().collect::<Vec<_>>()) {
-            return Err(ProjectorError::Lost);
+            return Err(ProjectorError::TakenOver);
         }
         if failed {
             self.live.update(|status| status.error = None);

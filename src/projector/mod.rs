@@ -67,6 +67,9 @@ pub enum ProjectorError {
     /// Others may have the partitions now, so nothing of them is committed.
     #[error("the partitions were lost: this process was silent for too long")]
     Lost,
+    /// What this process has not committed is dropped, and what is its own is looked at anew.
+    #[error("other processes have claimed the partitions")]
+    TakenOver,
     /// Nobody commits to the tables until that is done.
     #[error("the tables of a rebuild take the place of the old ones ({maker})")]
     Switching { maker: String },
@@ -92,7 +95,8 @@ impl ProjectorError {
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
             ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) => true,
-            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::Switching { .. } => true,
+            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::TakenOver => true,
+            ProjectorError::Switching { .. } => true,
             _ => false,
         }
     }
@@ -100,7 +104,7 @@ impl ProjectorError {
     /// Whether it says that others have what was this process's.
     fn is_of_a_takeover(&self) -> bool {
         let conflict = matches!(self, ProjectorError::Lake(LakeError::Conflict { .. }));
-        conflict || matches!(self, ProjectorError::Lost | ProjectorError::Switching { .. })
+        conflict || matches!(self, ProjectorError::TakenOver | ProjectorError::Switching { .. })
     }
 }
 

@@ -117,6 +117,9 @@ impl Site {
                 self.begin_anew(job).await?;
                 continue;
             }
+            if job.is_shared && job.wish.keep_as.is_none() {
+                self.check_in_time(&job).await?;
+            }
             if let Some(newest) = &self.settings.newest_policies {
                 newest().await.map_err(ProjectorError::from)?;
             }
@@ -130,6 +133,8 @@ impl Site {
             };
             match ended {
                 Switch::Done => return Ok(()),
+                // What took so long may have been decided all the same.
+                Switch::TooLate if self.has_switched(&job).await? => return Ok(()),
                 Switch::TooLate => self.begin_anew(job).await?,
             }
         }
@@ -279,7 +284,7 @@ impl Site {
 
     /// The end of it, while nobody else has the state and the tables: folds what is left, and switches. Until the switch
     /// is marked, an error leaves the live tables and state as they are.
-    async fn switch(&self, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
+    async fn switch(self: &Arc<Self>, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
         let _alone = self.switching.lock().await;
         if self.job(&job.name)?.has_ended() {
             return Err(RebuildError::Unknown(job.name.clone()));
@@ -352,7 +357,7 @@ impl Site {
         Ok(())
     }
 
-    async fn settle_switch(&self, job: Job) -> Result<(), ProjectorError> {
+    async fn settle_switch(self: &Arc<Self>, job: Job) -> Result<(), ProjectorError> {
         let tell: Tell = Arc::new(|_| {});
         let completed = match job.is_shared {
             // Others may have gone on with the tables since.
@@ -372,7 +377,7 @@ impl Site {
         }
     }
 
-    async fn complete(&self, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
+    async fn complete(self: &Arc<Self>, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
         match self.open(&mut job).await? {
             Some(refold) => match self.switch(&job, refold, tell).await? {
                 Switch::Done => Ok(()),

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 
 /// Changes of a state kept in one object.
-const PAGE: usize = 50_000;
+const PAGE: usize = 5_000;
 
 /// Told now and then: records gone through, and how many there are.
 pub(super) type Tell = Arc<dyn Fn(u64, u64) + Send + Sync>;

@@ -89,6 +89,11 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
             }
             continue;
         }
+        if matches!(error, ProjectorError::TakenOver) && !*parts.stop.borrow() {
+            tracing::info!("{error}: looking anew which are this process's");
+            live.clear(Status { joining: true, ..live.status() });
+            continue;
+        }
         if *parts.stop.borrow() {
             if shared.is_some() && error.is_transient() {
                 tracing::warn!(%error, "what was folded last is left to the others");
@@ -323,7 +328,7 @@ async fn taken_over(
     }
     parts.lake.claim(partitions).await?;
     // One that was begun before the claim, and has been looked for before that.
-    if let (_, Some(Switch { stage: Stage::Begun | Stage::Decided, maker, .. })) = parts.lake.switch().await? {
+    if let Some(Switch { stage: Stage::Begun | Stage::Decided, maker, .. }) = parts.lake.switch().await?.switch {
         return Err(ProjectorError::Switching { maker });
     }
     let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;

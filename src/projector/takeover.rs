@@ -101,7 +101,13 @@ impl TakeOver<'_> {
         if self.fits(&own, archived_to) && is_newer {
             return self.publish(partition).await;
         }
-        let kept = self.parts.lake.kept_state(self.rebuild, partition).await?;
+        let kept = match self.parts.lake.kept_state(self.rebuild, partition).await {
+            Err(error @ LakeError::Damaged(_)) => {
+                tracing::warn!(partition, %error, "what the rebuild has kept cannot be read");
+                None
+            }
+            kept => kept?,
+        };
         if let Some(kept) = kept.filter(|kept| handed.as_ref().is_none_or(|handed| handed.position <= kept.position)) {
             self.forget(partition)?;
             if let Some(mark) = self.take_kept(partition, kept).await?

@@ -8,6 +8,7 @@ use super::generate::{Generated, Random, lines};
 use super::harness::{Home, Server, http, request, until};
 use super::rebuilds::{Traffic, input, newest_rebuild, share, some_events};
 use super::viber::{is_long, number, seed};
+use serde_json::Value;
 use std::sync::atomic::Ordering;
 
 const BUSY: [&str; 3] = [r#"fold.memory = "64MiB""#, r#"lake.commit_every = "500ms""#, r#"lake.snapshot_every = "1s""#];
@@ -32,19 +33,24 @@ fn a_rebuild_takes_the_place_of_tables_that_servers_share() {
     let events = some_events(number("TEST_EVENTS").map_or(events, |number| number as usize));
     // A third of the users is too late for the live tables, and in time for a rebuild.
     let (late, rest): (Vec<Generated>, Vec<Generated>) = events.iter().partition(|event| event.user % 3 == 0);
-    let straight = Home::new(&[]);
+    let late_in = |home: &Home| {
+        home.ok_with(&["import", "--wait", "-"], &input(&rest));
+        home.ok_with(&["import", "--wait", "--late", "-"], &lines(&late));
+    };
+    let [straight, live] = [Home::new(&[]), Home::new(&[])];
     straight.ok_with(&["import", "--wait", "-"], &input(&events));
-    let rebuilt = counts(|query| straight.number(query));
+    late_in(&live);
+    let [before, rebuilt] = [live, straight].map(|home| counts(|query| home.number(query)));
+    assert!(before.0 < rebuilt.0 && before.1 < rebuilt.1, "{before:?}, then {rebuilt:?}");
 
     let cluster = Cluster::new(3, &BUSY);
     let homes = [cluster.home(), cluster.home()];
     let mut servers = homes.each_ref().map(|home| Some(home.serve()));
     wait_shared(&servers.each_ref().map(|server| server.as_ref().unwrap()), 3);
-    homes[0].ok_with(&["import", "--wait", "-"], &input(&rest));
-    homes[0].ok_with(&["import", "--wait", "--late", "-"], &lines(&late));
+    late_in(&homes[0]);
     let other = servers[1].as_ref().unwrap();
-    let before = counts(|query| other.number(query));
-    assert!(before.0 < rebuilt.0 && before.1 < rebuilt.1, "{before:?}, then {rebuilt:?}");
+    // What the first server folds is seen here once it is committed.
+    until("the tables", || counts(|query| other.number(query)), |counts| *counts == before);
 
     let traffic = Traffic::new(other);
     let (writing, asking) = (traffic.clone(), traffic.clone());
@@ -90,7 +96,16 @@ fn a_rebuild_takes_the_place_of_tables_that_servers_share() {
         assert!(!server.log().contains("no state was handed over"), "a state was folded anew: {}", server.log());
         assert!(!server.log().contains("panicked"), "{}", server.log());
     }
-    // Held against the same events imported into nothing.
+    // Each verifies what it folds, and any of them explains what it does not fold itself.
+    let session = servers[0].sql("select session_id from sessions where user_id not like 'live-%' order by 1 limit 1");
+    let session = session[0]["session_id"].as_str().unwrap();
+    for home in &homes {
+        let told: Value = serde_json::from_str(&home.ok(&["verify", "--format", "json"])).unwrap();
+        assert_eq!(told["sound"], true, "{told:#}");
+        assert!(told["summary"]["tables"]["sessions"]["compared"].as_i64().unwrap() > 0, "{told:#}");
+        assert!(home.ok(&["explain", session]).contains(session));
+    }
+    // Held against the same events imported into nothing, and folded at any age.
     let file = homes[0].path("all.ndjson");
     homes[0].ok(&["export", file.to_str().unwrap()]);
     let tables = homes[1].tables();
@@ -98,5 +113,6 @@ fn a_rebuild_takes_the_place_of_tables_that_servers_share() {
     tables.assert_equal(&homes[0].tables(), "after a restart");
     let anew = Home::new(&[]);
     anew.ok(&["import", "--wait", "--late", file.to_str().unwrap()]);
+    anew.ok(&["rebuild"]);
     anew.tables().assert_equal(&tables, "imported anew");
 }

@@ -2,11 +2,11 @@
 //! tables are the old ones or the new ones, and everybody goes on with the same.
 
 use super::shared::Shared;
-use super::store::{Fate, Fated};
+use super::store::{Fate, Fated, paths};
 use super::switching::{Place, Scene, rows_of};
 use super::*;
 use crate::lake::Stage;
-use crate::projector::job::Jobs;
+use crate::projector::job::{Jobs, RebuildError};
 use crate::projector::rebuild::Site;
 use crate::state::State;
 use object_store::path::Path as ObjectPath;
@@ -15,18 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-/// After this whoever has begun a switch and said nothing more is gone.
-const LATER_US: i64 = 600_000_000;
-
-/// What another process folds by, to whom it is so much later.
-fn other(scene: &Scene, later_us: i64) -> Settings {
-    Settings { clock: Arc::new(move || now_us() + later_us), ..scene.settings("vbm") }
-}
-
-/// Another process folds all there is, and ends.
-async fn fold(scene: &Scene, place: &Place, later_us: i64) -> Arc<Lake> {
+/// Another process folds all there is, and ends. Whoever has begun a switch and says nothing more is gone by then.
+async fn fold(scene: &Scene, place: &Place) -> Arc<Lake> {
     let lake = scene.open(place.objects.clone()).await;
-    run_by(other(scene, later_us), &place.path(), &lake, Shared::over(&scene.log), true).await;
+    run_by(scene.settings("vbm"), &place.path(), &lake, Shared::over(&scene.log), true).await;
     lake
 }
 
@@ -51,8 +43,14 @@ impl Maker {
         OfflineRebuilds::new(self.lake.clone(), self.dir.path().to_owned(), self.settings.clone(), true)
     }
 
+    /// What may pass is gone on with by the same command.
     async fn rebuild(&self) -> Job {
-        self.rebuilds().rebuild(Wish::default(), |_| {}).await.unwrap().job
+        loop {
+            match self.rebuilds().rebuild(Wish::default(), |_| {}).await {
+                Err(RebuildError::Projector(error)) if error.is_transient() => {}
+                report => return report.unwrap().job,
+            }
+        }
     }
 
     fn job(&self) -> Option<Job> {
@@ -79,7 +77,7 @@ async fn tables_are_switched_while_another_process_folds() {
         lake: lake.clone(),
         data_dir: place.path(),
         instance: "one".into(),
-        settings: Arc::new(other(&scene, 0)),
+        settings: Arc::new(scene.settings("vbm")),
         stop: stopped,
     };
     let (handle, task) = start(parts).await.unwrap();
@@ -96,7 +94,7 @@ async fn tables_are_switched_while_another_process_folds() {
         assert_eq!(status.owned(), [0, 1, 2]);
         assert_eq!((status.error, status.recovering), (None, None));
         assert!(rows_of(&lake).await == scene.all, "{round}");
-        assert_eq!(lake.switch().await.unwrap().1.unwrap().stage, Stage::Ended);
+        assert_eq!(lake.switch().await.unwrap().switch.unwrap().stage, Stage::Ended);
         assert!(lake.rebuild() > 0 && maker.rebuilds().drop(&job.name).await.is_err(), "it is live");
     }
     stop.send(true).unwrap();
@@ -109,7 +107,7 @@ async fn tables_are_switched_while_another_process_folds() {
 async fn the_maker_is_gone_at_any_change() {
     let scene = Scene::new().await;
     let place = scene.place().await;
-    let mixed = rows_of(&*fold(&scene, &place, 0).await).await;
+    let mixed = rows_of(&*fold(&scene, &place).await).await;
     assert!(mixed != scene.all);
     // What is changed from the first word on the switch to the last.
     let (first, seen) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::new(AtomicUsize::new(0)));
@@ -131,7 +129,7 @@ async fn the_maker_is_gone_at_any_change() {
         for fate in [Fate::GoneBefore, Fate::GoneAfter] {
             let when = format!("{fate:?} change {at}");
             let place = scene.place().await;
-            fold(&scene, &place, 0).await;
+            fold(&scene, &place).await;
             let fated = Fated::over(&place.objects, move |n, _, _| if n == at { fate } else { Fate::Made });
             let maker = Maker::new(&scene, Arc::new(fated.clone())).await;
             let rebuilds = maker.rebuilds();
@@ -143,7 +141,7 @@ async fn the_maker_is_gone_at_any_change() {
             }
             let _ = task.await;
 
-            let lake = fold(&scene, &place, LATER_US).await;
+            let lake = fold(&scene, &place).await;
             let rows = rows_of(&lake).await;
             assert!(rows == mixed || rows == scene.all, "{when}: half of it is switched to");
             *(if rows == mixed { &mut ended } else { &mut switched }) += 1;
@@ -152,7 +150,7 @@ async fn the_maker_is_gone_at_any_change() {
             let maker = maker.again(&scene, &place).await;
             let (job, before) = (maker.rebuild().await, maker.job().map(|job| job.name));
             assert_eq!((job.phase, Some(job.name)), (Phase::Done, before), "{when}");
-            let lake = fold(&scene, &place, 0).await;
+            let lake = fold(&scene, &place).await;
             assert!(rows_of(&lake).await == scene.all, "{when}: in the end");
             assert_states(&place, &lake, &when);
         }
@@ -161,42 +159,157 @@ async fn the_maker_is_gone_at_any_change() {
     assert!(switched > 4 && ended > 10);
 }
 
+/// A rebuild that sleeps so many changes after its switch has begun, before the change or once it is made, until another
+/// process has gone on: whether it came to that, and how often the rebuild began.
+async fn rebuild_asleep(scene: &Arc<Scene>, at: usize, unheard: bool) -> (bool, usize) {
+    let place = Arc::new(scene.place().await);
+    fold(scene, &place).await;
+    let (begun, begins) = (AtomicUsize::new(usize::MAX), Arc::new(AtomicUsize::new(0)));
+    // The number of the change it sleeps at.
+    let asleep = Arc::new(AtomicUsize::new(usize::MAX));
+    let (scene_of, place_of, counting, sleeping) = (scene.clone(), place.clone(), begins.clone(), asleep.clone());
+    let awake = Mutex::new(());
+    let decide = move |n: usize, removes: bool, path: &ObjectPath| {
+        let path = path.as_ref();
+        // While it sleeps nothing of it goes on.
+        let _awake = tokio::task::block_in_place(|| awake.lock());
+        if !removes
+            && path.starts_with("sessions/generation-")
+            && path.ends_with("_delta_log/00000000000000000000.json")
+        {
+            counting.fetch_add(1, Ordering::SeqCst);
+        }
+        let begun = match path.starts_with("switch/") {
+            true => begun.fetch_min(n, Ordering::SeqCst).min(n),
+            false => begun.load(Ordering::SeqCst),
+        };
+        let is_asleep = sleeping.load(Ordering::SeqCst);
+        if n < begun || n - begun <= at || is_asleep != usize::MAX && is_asleep != n {
+            return Fate::Made;
+        }
+        sleeping.store(n, Ordering::SeqCst);
+        if unheard && is_asleep == usize::MAX {
+            return Fate::MadeUnheard;
+        }
+        tokio::task::block_in_place(|| Handle::current().block_on(fold(&scene_of, &place_of)));
+        Fate::Made
+    };
+    let maker = Maker::new(scene, Arc::new(Fated::over(&place.objects, decide))).await;
+    let job = maker.rebuild().await;
+    let when = format!("asleep {at} changes after it began, heard of it: {}", !unheard);
+    assert_eq!(job.phase, Phase::Done, "{when}");
+    let lake = fold(scene, &place).await;
+    assert!(rows_of(&lake).await == scene.all, "{when}");
+    assert_states(&place, &lake, &when);
+    (asleep.load(Ordering::SeqCst) != usize::MAX, begins.load(Ordering::SeqCst))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_maker_that_slept_is_not_believed() {
     let scene = Arc::new(Scene::new().await);
-    let mut anew = 0;
-    for at in 0.. {
-        let place = Arc::new(scene.place().await);
-        fold(&scene, &place, 0).await;
-        let (begun, slept) = (AtomicUsize::new(usize::MAX), Arc::new(AtomicBool::new(false)));
-        let (scene_of, place_of, sleeping) = (scene.clone(), place.clone(), slept.clone());
-        let one = Mutex::new(());
-        let decide = move |n: usize, _: bool, path: &ObjectPath| {
-            let begun =
-                begun.fetch_min(if path.as_ref().starts_with("switch/") { n } else { usize::MAX }, Ordering::SeqCst);
-            if n > begun && n - begun > at && !sleeping.swap(true, Ordering::SeqCst) {
-                // It sleeps before this change, and others find the switch left behind, or decided.
-                let _one = one.lock();
-                tokio::task::block_in_place(|| Handle::current().block_on(fold(&scene_of, &place_of, LATER_US)));
+    for unheard in [false, true] {
+        let (mut moments, mut anew) = (0, 0);
+        loop {
+            let (slept, begins) = rebuild_asleep(&scene, moments, unheard).await;
+            if !slept {
+                break;
             }
-            Fate::Made
+            moments += 1;
+            anew += usize::from(begins > 1);
+        }
+        println!("{moments} moments, {anew} times it began anew");
+        assert!(anew > 5 && moments > anew + 3, "of {moments} {anew}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_for_a_moment_costs_nothing_or_little() {
+    let scene = Scene::new().await;
+    for at in 0.. {
+        let place = scene.place().await;
+        fold(&scene, &place).await;
+        let (begun, failed) = (AtomicUsize::new(usize::MAX), Arc::new(AtomicBool::new(false)));
+        let failing = failed.clone();
+        let decide = move |n: usize, _: bool, path: &ObjectPath| {
+            if path.as_ref().starts_with("switch/") {
+                begun.fetch_min(n, Ordering::SeqCst);
+            }
+            let begun = begun.load(Ordering::SeqCst);
+            match n >= begun && n - begun >= at && !failing.swap(true, Ordering::SeqCst) {
+                true => Fate::Refused,
+                false => Fate::Made,
+            }
         };
         let maker = Maker::new(&scene, Arc::new(Fated::over(&place.objects, decide))).await;
-        let job = maker.rebuild().await;
-        let when = format!("asleep {at} changes after it began");
-        assert_eq!(job.phase, Phase::Done, "{when}");
-        let slept = slept.load(Ordering::SeqCst);
-        let word = maker.lake.switch().await.unwrap().0;
-        anew += usize::from(slept && word > 4);
-        let lake = fold(&scene, &place, 0).await;
-        assert!(rows_of(&lake).await == scene.all, "{when}");
-        assert_states(&place, &lake, &when);
-        if !slept {
-            println!("{at} moments, {anew} times it began anew");
+        maker.rebuild().await;
+        let lake = fold(&scene, &place).await;
+        assert!(rows_of(&lake).await == scene.all, "{at}");
+        assert_states(&place, &lake, &at.to_string());
+        if !failed.load(Ordering::SeqCst) {
             break;
         }
     }
-    assert!(anew > 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_built_is_not_tidied_away_by_others() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let fated = Fated::over(&place.objects, |_, _, path| match path.as_ref().starts_with("switch/") {
+        true => Fate::GoneBefore,
+        false => Fate::Made,
+    });
+    let maker = Maker::new(&scene, Arc::new(fated.clone())).await;
+    let rebuilds = maker.rebuilds();
+    let task = tokio::spawn(async move { rebuilds.rebuild(Wish::default(), |_| {}).await });
+    fated.gone().await;
+    task.abort();
+    let _ = task.await;
+    let built =
+        || async { paths(&place.objects).await.into_iter().filter(|path| path.contains("/generation-")).count() };
+    let before = built().await;
+    assert!(before > 4);
+    let other = scene.open(place.objects.clone()).await;
+    let day_ms = |days: i64| now_us() / 1000 + days * 86_400_000;
+    for days in [0, 2, 9] {
+        other.tidy(day_ms(days), &BTreeMap::new()).await.unwrap();
+    }
+    assert_eq!(built().await, before);
+    let maker = maker.again(&scene, &place).await;
+    maker.rebuild().await;
+    assert!(rows_of(&*fold(&scene, &place).await).await == scene.all);
+    // One that nobody comes back to goes in the end.
+    let given_up = other.generation(&format!("{:x}", now_us() + 1_000_000)).await.unwrap();
+    drop(given_up);
+    let another = scene.open(place.objects.clone()).await;
+    for days in [31, 33] {
+        another.tidy(day_ms(days), &BTreeMap::new()).await.unwrap();
+    }
+    let live = |path: &String| path.contains("/generation-") && path.contains("_delta_log");
+    assert_eq!(paths(&place.objects).await.iter().filter(|path| live(path)).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_a_later_one_has_overtaken_is_given_up() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let fated = Fated::over(&place.objects, |_, _, path| match path.as_ref().starts_with("switch/") {
+        true => Fate::GoneBefore,
+        false => Fate::Made,
+    });
+    let maker = Maker::new(&scene, Arc::new(fated.clone())).await;
+    let rebuilds = maker.rebuilds();
+    let task = tokio::spawn(async move { rebuilds.rebuild(Wish::default(), |_| {}).await });
+    fated.gone().await;
+    task.abort();
+    let _ = task.await;
+    let later = Maker::new(&scene, place.objects.clone()).await.rebuild().await;
+    let maker = maker.again(&scene, &place).await;
+    let error = maker.rebuilds().rebuild(Wish::default(), |_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("a later rebuild"), "{error}");
+    let lake = fold(&scene, &place).await;
+    assert!(rows_of(&lake).await == scene.all);
+    assert_eq!(crate::lake::rebuild_name(lake.rebuild()), later.name);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,6 +322,7 @@ async fn while_tables_are_switched_nobody_else_claims_or_switches() {
         follows: 0,
         stage: Stage::Begun,
         maker: "another process".into(),
+        voice: "it".into(),
         told_us: now_us(),
     };
     maker.lake.tell_switch(0, begun).await.unwrap().unwrap();
@@ -222,7 +336,7 @@ async fn while_tables_are_switched_nobody_else_claims_or_switches() {
         lake: lake.clone(),
         data_dir: place.path(),
         instance: "one".into(),
-        settings: Arc::new(other(&scene, 0)),
+        settings: Arc::new(scene.settings("vbm")),
         stop: stopped,
     };
     let (handle, task) = start(parts).await.unwrap();
@@ -234,7 +348,7 @@ async fn while_tables_are_switched_nobody_else_claims_or_switches() {
     stop.send(true).unwrap();
     task.await.unwrap().unwrap();
     // Its own start would have ended one of its own.
-    let site = Site::new(lake.clone(), place.path(), Arc::new(other(&scene, 0)), None);
+    let site = Site::new(lake.clone(), place.path(), Arc::new(scene.settings("vbm")), None);
     site.settle().await.unwrap();
-    assert_eq!(lake.switch().await.unwrap().1.unwrap().stage, Stage::Begun);
+    assert_eq!(lake.switch().await.unwrap().switch.unwrap().stage, Stage::Begun);
 }

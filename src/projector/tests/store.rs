@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fate {
     Made,
+    /// It is made, and then it is decided once more, before whoever made it hears of it.
+    MadeUnheard,
     Refused,
     /// The process is gone before it, or right after it: nothing is changed any more.
     GoneBefore,
@@ -72,9 +74,14 @@ impl Fated {
         if inner.is_gone.load(Ordering::SeqCst) {
             return std::future::pending().await;
         }
-        let fate = (inner.decide)(inner.changes.fetch_add(1, Ordering::SeqCst), removes, path);
-        match fate {
+        let number = inner.changes.fetch_add(1, Ordering::SeqCst);
+        match (inner.decide)(number, removes, path) {
             Fate::Made => return make.await,
+            Fate::MadeUnheard => {
+                let made = make.await;
+                (inner.decide)(number, removes, path);
+                return made;
+            }
             Fate::Refused => {
                 return Err(Error::PermissionDenied { path: path.to_string(), source: "for now".into() });
             }
