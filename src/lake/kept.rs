@@ -39,7 +39,10 @@ pub struct GenerationInfo {
     pub positions: BTreeMap<u32, u64>,
     /// By log partition, from the first to the last, in ms: how far time had come there.
     pub watermarks_ms: Vec<Option<i64>>,
-    /// Its policy, as TOML, where it is none of those that every process knows.
+    /// The one policy of what was refolded, by name; `None` where it was those of the config.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// That policy, as TOML, where it is none of those that every process knows.
     pub policy_toml: Option<String>,
     /// Bytes of its files.
     pub bytes: u64,
@@ -208,6 +211,7 @@ mod tests {
             up_to_us: Some(5),
             positions: BTreeMap::from([(0, 4)]),
             watermarks_ms: vec![Some(6)],
+            policy: Some("vbm".into()),
             policy_toml: None,
             bytes: 0,
             made_by: String::new(),

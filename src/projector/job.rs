@@ -83,13 +83,17 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// The policy that what is refolded follows; `None` where it is the configured ones.
+    pub(super) fn own_policy(&self, live: &Settings) -> Result<Option<Arc<Policy>>, PolicyError> {
+        Ok(match (&self.policy, &self.policy_toml) {
+            (_, Some(text)) => Some(Arc::new(Policy::parse(text)?)),
+            (Some(name), None) => Some(live.policies.named(name)?),
+            (None, None) => None,
+        })
+    }
+
     fn chain(&self, live: &Settings) -> Result<Option<PolicyChain>, PolicyError> {
-        let policy = match (&self.policy, &self.policy_toml) {
-            (_, Some(text)) => Arc::new(Policy::parse(text)?),
-            (Some(name), None) => live.policies.named(name)?,
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(PolicyChain::always(policy)))
+        Ok(self.own_policy(live)?.map(PolicyChain::always))
     }
 
     /// What it is folded by, where `live` is what the live tables are folded by.

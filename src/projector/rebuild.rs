@@ -230,6 +230,7 @@ impl Site {
             up_to_us: reach.up_to_us,
             positions: reach.positions,
             watermarks_ms: (0..self.settings.partitions).map(|number| reach.watermarks.get(&number).copied()).collect(),
+            policy: job.wish.own_policy(&self.settings)?.map(|policy| policy.name.to_string()),
             policy_toml: job.wish.policy_toml.clone(),
             bytes: refold.generation().bytes(),
             made_by: job.claim.clone(),

@@ -55,6 +55,7 @@ struct Fixture {
     dir: TempDir,
     views: BTreeMap<TableName, TableView>,
     policy: Arc<Policy>,
+    policies: Policies,
     watermarks_ms: Vec<Option<i64>>,
 }
 
@@ -78,7 +79,8 @@ impl Fixture {
     fn empty() -> Fixture {
         let views = TableName::ALL.map(|table| (table, TableView::default()));
         let policy = Policy::named("counterbat").unwrap();
-        Fixture { dir: TempDir::new().unwrap(), views: views.into(), policy, watermarks_ms: Vec::new() }
+        let (dir, policies) = (TempDir::new().unwrap(), Policies::default());
+        Fixture { dir, views: views.into(), policy, policies, watermarks_ms: Vec::new() }
     }
 
     fn new() -> Fixture {
@@ -199,7 +201,7 @@ impl Fixture {
 
     fn engine(self, limits: Limits) -> Engine {
         let days = |days: i64| days * 86_400_000;
-        let reference = Reference::new(Policies::default(), self.policy.clone(), days(3), days(14)).unwrap();
+        let reference = Reference::new(self.policies.clone(), self.policy.clone(), days(3), days(14)).unwrap();
         Engine::new(Arc::new(self), reference, limits).unwrap()
     }
 }

@@ -202,7 +202,13 @@ impl PolicyChain {
 
     /// All of them, from the first to the last.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        std::iter::once(&self.first).chain(self.later.iter().map(|(_, policy)| policy))
+        self.starts().map(|(_, policy)| policy)
+    }
+
+    /// All of them, each with its start in ms, which the first has none of.
+    pub fn starts(&self) -> impl Iterator<Item = (Option<i64>, &Arc<Policy>)> {
+        let later = self.later.iter().map(|(start_ms, policy)| (Some(*start_ms), policy));
+        std::iter::once((None, &self.first)).chain(later)
     }
 
     /// The policy in force at a time.

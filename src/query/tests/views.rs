@@ -1,10 +1,11 @@
 //! Views over made-up rows, with money in them.
 
 use super::{Fixture, LIMITS, csv, rows};
+use crate::event::time::parse_date_ms;
 use crate::lake::TableName::{self, Events, Messages, Sessions};
 use crate::lake::picture::TableView;
 use crate::query::Engine;
-use crate::session::Policy;
+use crate::session::{Policy, PolicyChain};
 use std::sync::Arc;
 
 /// Two free messages a month, charged when sent, and a fee.
@@ -62,7 +63,22 @@ const SESSION: [&str; 10] = [
 ];
 
 fn engine(messages: &[[&'static str; 8]], sessions: &[[&str; 10]], watermarks: &[Option<i64>]) -> Engine {
+    engine_under(&[], messages, sessions, watermarks)
+}
+
+/// With policies that the account goes over to at some dates; it begins with the tiny one.
+fn engine_under(
+    later: &[(&str, &str)],
+    messages: &[[&'static str; 8]],
+    sessions: &[[&str; 10]],
+    watermarks: &[Option<i64>],
+) -> Engine {
     let mut fixture = Fixture::empty();
+    if !later.is_empty() {
+        let step = |(date, name): &(&str, &str)| (parse_date_ms(date).unwrap(), Policy::named(name).unwrap());
+        let tiny = Arc::new(Policy::parse(TINY).unwrap());
+        fixture.policies.learn("shop", PolicyChain::new(tiny, later.iter().map(step).collect()));
+    }
     fixture.policy = Arc::new(Policy::parse(TINY).unwrap());
     fixture.watermarks_ms = watermarks.to_vec();
     let messages: Vec<[&str; 16]> = messages.iter().map(|row| message(*row)).collect();
@@ -189,8 +205,8 @@ async fn a_month_without_a_message_has_its_fee_for_a_year() {
     let session = ["ab", "shop", "ann", "service", "settled", opened, ends, ends, "1", "viber-2024"];
     let statement =
         "SELECT month, currency, messages, charged, cost, fee FROM statement_monthly ORDER BY month, currency";
-    let told = async |at, until| csv(&engine(&message(at), &[session], &[ms(until)]), statement).await;
-    // A session without a message tells its policy, and what follows goes on with it.
+    let later = [("2026-03-01", "viber-2024")];
+    let told = async |at, until| csv(&engine_under(&later, &message(at), &[session], &[ms(until)]), statement).await;
     let january = "2026-01-01,EUR,0,0,0.000000,12.500000|2026-01-01,USD,1,1,0.200000,0.000000";
     let fees = "2026-02-01,EUR,0,0,0.000000,12.500000|2026-03-01,EUR,0,0,0.000000,100.000000|2026-04-01,EUR,0,0,0.000000,100.000000";
     assert_eq!(told("2026-01-05T10:00:00Z", "2026-05-04T00:00:00Z").await, format!("{january}|{fees}"));
@@ -198,6 +214,31 @@ async fn a_month_without_a_message_has_its_fee_for_a_year() {
     assert!(later.starts_with(&format!("{january}|{fees}")), "{later}");
     assert!(later.ends_with("|2027-03-01,EUR,0,0,0.000000,100.000000"), "{later}");
     assert_eq!(later.split('|').count(), 16, "{later}");
+}
+
+#[tokio::test]
+async fn the_fee_of_a_month_without_a_message_is_that_of_the_policy_in_force() {
+    let until = Some(crate::event::time::parse_rfc3339_us("2026-06-04T00:00:00Z").unwrap() / 1000);
+    let message = [["ann", "5", "2026-01-05T10:00:00Z", "in_service", "1", "agreed", "0", "EUR"]];
+    let later = [("2026-03-31", "viber-2024"), ("2026-05-01", "vbm")];
+    let months = "SELECT month, policy, fee FROM settled_months ORDER BY month";
+    assert_eq!(
+        csv(&engine_under(&later, &message, &[], &[until]), months).await,
+        "2026-01-01,tiny,12.500000|2026-02-01,tiny,12.500000|2026-03-01,viber-2024,100.000000\
+         |2026-04-01,viber-2024,100.000000|2026-05-01,vbm,0.000000"
+    );
+    // An account without a policy of its own, of which there are others.
+    let message = [["ann", "5", "2026-04-05T10:00:00Z", "in_service", "1", "agreed", "0", "EUR"]];
+    let told = engine_under(&later, &message, &[], &[until]);
+    assert_eq!(
+        csv(&told, "SELECT account, valid_from, policy FROM account_policies ORDER BY account NULLS LAST, policy")
+            .await,
+        "shop,,tiny|shop,2026-05-01T00:00:00.000Z,vbm|shop,2026-03-31T00:00:00.000Z,viber-2024|,,tiny"
+    );
+    assert_eq!(
+        csv(&engine(&message, &[], &[until]), months).await,
+        "2026-04-01,tiny,12.500000|2026-05-01,tiny,12.500000"
+    );
 }
 
 #[tokio::test]
