@@ -56,6 +56,8 @@ pub(super) struct Site {
     pub pauses: Option<mpsc::Sender<Pause>>,
     /// Held while the live tables are replaced.
     pub switching: Mutex<()>,
+    /// Asking for rebuilds, dropping them and removing what they have left take turns.
+    pub changing: Mutex<()>,
     /// The process, as others are told of it.
     pub maker: String,
 }
@@ -75,7 +77,8 @@ impl Site {
         pauses: Option<mpsc::Sender<Pause>>,
     ) -> Arc<Self> {
         let maker = maker(&data_dir);
-        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default(), maker })
+        let (switching, changing) = Default::default();
+        Arc::new(Self { lake, data_dir, settings, pauses, switching, changing, maker })
     }
 
     pub fn jobs(&self) -> Jobs {
@@ -102,7 +105,7 @@ impl Site {
                 return Ok(());
             }
             if job.phase == Phase::Clearing && job.error.is_some() {
-                return self.clear_away(job).await;
+                return self.clear_away(name).await;
             }
             if job.phase == Phase::Clearing {
                 self.clear(&job).await?;
@@ -337,18 +340,16 @@ impl Site {
         tracing::error!(rebuild = name, %error, "the rebuild is given up");
         (job.phase, job.error) = (Phase::Clearing, Some(error.to_string()));
         self.jobs().put(&job)?;
-        self.clear_away(job).await
+        self.clear_away(name).await
     }
 
-    /// Completes what was cut off while the projector rested, and removes what rebuilds have left; before it runs again. What
-    /// cannot be completed is given up.
+    /// Completes what was cut off while the projector rested, before it runs again. What cannot be completed is given up.
     pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
         let switching = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching);
         if let Some(job) = switching {
             self.settle_switch(job).await?;
         }
-        self.sweep().await;
         Ok(())
     }
 
