@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-const SAY_EVERY: Duration = Duration::from_secs(20);
+const SAY_EVERY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 /// Whoever could not say for so long that it is at work stops: others take it for gone somewhat later.
 const STOPS_AFTER: Duration = Duration::from_secs(150);
 
@@ -42,6 +42,8 @@ impl Hold {
 impl Site {
     /// Claims a generation's name for a rebuild, or says once more that it is at work.
     pub async fn claim(&self, name: &str, id: &str) -> Result<Claimed, RebuildError> {
+        // Two at once would take each other for somebody else.
+        let _one = self.claiming.lock().await;
         let claim = Claim { id: id.to_owned(), maker: self.maker.clone(), told_us: (self.settings.clock)() };
         match self.lake.claim_name(name, &claim).await? {
             Claimed::By(Claim { maker, told_us, .. }) => {
@@ -91,6 +93,15 @@ impl Site {
             let _ = tell.send(error);
         });
         Ok(Some(Hold { lost, saying }))
+    }
+
+    /// Claims the name of a generation, and removes all there is of it.
+    pub async fn remove_kept(&self, name: &str, id: &str) -> Result<(), RebuildError> {
+        self.claim(name, id).await?;
+        tokio::select! {
+            removed = self.lake.drop_kept(name) => Ok(removed?),
+            error = self.say(name, id) => Err(error),
+        }
     }
 
     /// Says again and again that a name is held; why it is not any more.

@@ -58,6 +58,8 @@ pub(super) struct Site {
     pub switching: Mutex<()>,
     /// Asking for rebuilds, dropping them and removing what they have left take turns.
     pub changing: Mutex<()>,
+    /// Held while the name of a generation is claimed.
+    pub claiming: Mutex<()>,
     /// The process, as others are told of it.
     pub maker: String,
 }
@@ -77,8 +79,8 @@ impl Site {
         pauses: Option<mpsc::Sender<Pause>>,
     ) -> Arc<Self> {
         let maker = maker(&data_dir);
-        let (switching, changing) = Default::default();
-        Arc::new(Self { lake, data_dir, settings, pauses, switching, changing, maker })
+        let (switching, changing, claiming) = Default::default();
+        Arc::new(Self { lake, data_dir, settings, pauses, switching, changing, claiming, maker })
     }
 
     pub fn jobs(&self) -> Jobs {

@@ -70,7 +70,7 @@ impl Site {
         match &job.wish.keep_as {
             // Where another has it, that is its work.
             Some(name) if self.lake.claim_of(name).await?.is_some_and(|claim| claim.id == job.claim) => {
-                self.lake.drop_kept(name).await?;
+                self.remove_kept(name, &job.claim).await?;
             }
             Some(_) => {}
             None => self.lake.drop_generation(&job.name).await?,
@@ -104,10 +104,9 @@ impl Site {
         if !is_there {
             return Err(RebuildError::Unknown(name.to_owned()));
         }
-        // Nobody makes it meanwhile.
+        // Nobody makes it meanwhile, however long that takes.
         let id = job.map_or_else(|| Uuid::now_v7().to_string(), |job| job.claim.clone());
-        self.claim(name, &id).await?;
-        self.lake.drop_kept(name).await?;
+        self.remove_kept(name, &id).await?;
         self.lake.release_name(name, &id).await?;
         Ok(remove(&self.jobs().state_dir(name)).map_err(ProjectorError::from)?)
     }

@@ -8,7 +8,9 @@ use super::*;
 use crate::lake::{Change, Claim};
 use crate::projector::job::Jobs;
 use crate::state::State;
-use std::sync::atomic::{AtomicBool, Ordering};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tokio::runtime::Handle;
 
 const MINUTE_US: i64 = 60_000_000;
@@ -150,6 +152,47 @@ async fn what_rebuilds_have_left_is_removed_at_the_next_start() {
     let refused = made.rebuild(wish(), |_| {}).await.unwrap_err();
     assert!(refused.to_string().contains("drop it first"), "{refused}");
     assert_eq!(jobs.get(&name).unwrap().unwrap().claim, record.claim, "what is refused leaves no trace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_whose_removal_takes_long_is_not_made_meanwhile() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let (log, minute) = (open_log(dir.path()).await, Arc::new(AtomicI64::new(0)));
+    let now = minute.clone();
+    let clock = Arc::new(move || now.load(Ordering::SeqCst) * MINUTE_US);
+    let settings = Arc::new(Settings { clock, ..settings(&*log) });
+    let is_held = AtomicBool::new(false);
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        let is_row = removes && path.as_ref().starts_with("generations/g/sessions/");
+        if is_row && !is_held.swap(true, Ordering::SeqCst) { Fate::Held } else { Fate::Made }
+    };
+    let fated = Fated::over(&objects, decide);
+    let site = async |objects: Arc<dyn ObjectStore>, name: &str| {
+        let lake = Arc::new(Lake::over(objects, log.id(), 3).await.unwrap());
+        Site::new(lake, dir.path().join(name), settings.clone(), None)
+    };
+    let (one, other) = (site(Arc::new(fated.clone()), "one").await, site(objects.clone(), "other").await);
+    one.lake
+        .claim_name("g", &Claim { id: "gone".into(), maker: "gone".into(), told_us: -9 * MINUTE_US })
+        .await
+        .unwrap();
+    one.lake.generation_to_keep("g").await.unwrap();
+    let removing = tokio::spawn(async move { one.forget("g").await });
+    fated.gone().await;
+    let began = std::time::Instant::now();
+    for now in [4, 8, 12] {
+        minute.store(now, Ordering::SeqCst);
+        while other.lake.claim_of("g").await.unwrap().unwrap().told_us < now * MINUTE_US {
+            assert!(began.elapsed() < Duration::from_secs(60), "in minute {now} it says nothing");
+            tokio::time::sleep(AGAIN).await;
+        }
+        let refused = other.claim("g", "other").await.unwrap_err();
+        assert!(matches!(refused, RebuildError::Taken { .. }), "{refused}");
+    }
+    fated.let_go();
+    removing.await.unwrap().unwrap();
+    let left: Vec<String> = paths(&objects).await.into_iter().filter(|path| path.starts_with("generations/")).collect();
+    assert_eq!(left, [""; 0]);
 }
 
 /// Whether a path is that of a claim of the generation, once it is made.
