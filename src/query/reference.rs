@@ -86,7 +86,7 @@ impl Reference {
 
     /// The tables by name, of a generation's rows.
     pub(super) fn generation_tables(&self, info: &GenerationInfo) -> Result<Tables, QueryError> {
-        let own = info.policy_toml.as_deref().map(Policy::parse).transpose();
+        let own = info.policy_toml.as_deref().map(Policy::parse_kept).transpose();
         // It was read before it was folded by.
         let own = own.map_err(|error| QueryError::Internal(error.to_string()))?;
         let mut chains = self.chains();

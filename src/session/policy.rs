@@ -17,6 +17,8 @@ const BUILT_IN: [&str; 5] = [
 
 /// No session is longer: 31 days, which is as far as the views look back for the session of a message.
 const MAX_LENGTH_MS: i64 = 31 * 86_400_000;
+/// In ms, the greatest first.
+const UNITS: [(&str, i64); 3] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)];
 const MAX_OUTBOUND: u32 = 1_000_000;
 const MAX_FREE: u64 = 1_000_000_000;
 const MAX_FEE_MICROS: i64 = 1_000_000_000_000;
@@ -95,37 +97,54 @@ pub enum PolicyError {
 impl Policy {
     /// Reads a policy from TOML.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let policy: Self = toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start));
-            refusal(text, before.map(|before| before.matches('\n').count()), &error.message().replace('\n', "; "))
-        })?;
-        policy.check().map_err(|(field, reason)| {
-            let is_it = |line: &str| line.split_once('=').is_some_and(|(key, _)| key.trim() == field);
-            refusal(text, text.lines().position(is_it), &reason)
-        })?;
+        let policy = Self::parse_kept(text)?;
+        policy.check().map_err(|(field, reason)| refusal(text, line_of(text, field), &reason))?;
         Ok(policy)
     }
 
-    /// What no type says: else the field and why it is refused.
+    /// Reads one that was accepted when rows were made under it: it need not be within the limits of today.
+    pub fn parse_kept(text: &str) -> Result<Self, PolicyError> {
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            refusal(text, before.map(|before| before.matches('\n').count()), &error.message().replace('\n', "; "))
+        })
+    }
+
+    /// What no type says: else the field, with its table, and why it is refused.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_letter) {
             return Err(("name", format!("{:?} is not 1 to 64 of a-z, 0-9, _ and -", self.name)));
         }
         let ServiceTerms { length_ms, anchor, max_length_ms, max_outbound } = self.service;
+        let lengths = [
+            ("service.length", Some(length_ms)),
+            ("service.max_length", max_length_ms),
+            ("paid.length", self.paid.as_ref().map(|paid| paid.length_ms)),
+        ];
+        for (field, ms) in lengths {
+            if let Some(ms) = ms.filter(|ms| *ms > MAX_LENGTH_MS) {
+                return Err((field, too_long(&duration(ms))));
+            }
+        }
         match (anchor, max_length_ms) {
             (Anchor::First, Some(_)) => {
-                return Err(("max_length", "only a session with anchor \"last\" grows, so only it has one".into()));
+                return Err((
+                    "service.max_length",
+                    "only a session with anchor \"last\" grows, so only it has one".into(),
+                ));
             }
             (Anchor::Last, Some(max_ms)) if max_ms < length_ms => {
-                return Err(("max_length", "it is shorter than length".into()));
+                return Err(("service.max_length", "it is shorter than length".into()));
             }
             _ => {}
         }
         match max_outbound {
-            Some(0) => return Err(("max_outbound", "a session has at least 1; leave it out for no limit".into())),
+            Some(0) => {
+                return Err(("service.max_outbound", "a session has at least 1; leave it out for no limit".into()));
+            }
             Some(many) if many > MAX_OUTBOUND => {
-                return Err(("max_outbound", too_many(many.into(), MAX_OUTBOUND.into())));
+                return Err(("service.max_outbound", too_many(many.into(), MAX_OUTBOUND.into())));
             }
             _ => {}
         }
@@ -220,6 +239,19 @@ impl PolicyChain {
     }
 }
 
+/// The line, counted from 0, in which a field is set, as `paid.length`; `None` where a table is written on one line.
+fn line_of(text: &str, field: &str) -> Option<usize> {
+    let (table, field) = field.split_once('.').unwrap_or(("", field));
+    let mut within = "";
+    text.lines().position(|line| match line.trim().strip_prefix('[') {
+        Some(header) => {
+            within = header.split(']').next().unwrap_or_default().trim();
+            false
+        }
+        None => within == table && line.split_once('=').is_some_and(|(key, _)| key.trim() == field),
+    })
+}
+
 /// An error in a line of a policy's text, counted from 0, and in the field that is set there.
 fn refusal(text: &str, line: Option<usize>, reason: &str) -> PolicyError {
     let Some(line) = line else { return PolicyError::Invalid(reason.to_owned()) };
@@ -249,18 +281,22 @@ fn optional_duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
 fn parse_duration_ms(text: &str) -> Result<i64, String> {
     let none = || format!("{text:?} is no duration such as \"24h\" or \"7d\"");
     let split = text.find(|c: char| !c.is_ascii_digit()).filter(|split| *split > 0).ok_or_else(none)?;
-    let unit_ms = match &text[split..] {
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(none()),
-    };
+    let (_, unit_ms) = UNITS.into_iter().find(|(unit, _)| *unit == &text[split..]).ok_or_else(none)?;
     // A number that has no room is too great, whatever its unit.
     match text[..split].parse::<i64>().ok().and_then(|number| number.checked_mul(unit_ms)) {
         Some(0) => Err(none()),
-        Some(ms) if ms <= MAX_LENGTH_MS => Ok(ms),
-        _ => Err(format!("{text:?} is longer than \"31d\", the most")),
+        ms => ms.ok_or_else(|| too_long(text)),
     }
+}
+
+/// In the greatest unit that it is a number of.
+fn duration(ms: i64) -> String {
+    let unit = UNITS.into_iter().find(|(_, unit_ms)| ms % unit_ms == 0);
+    unit.map_or_else(|| format!("{ms}ms"), |(unit, unit_ms)| format!("{}{unit}", ms / unit_ms))
+}
+
+fn too_long(text: &str) -> String {
+    format!("{text:?} is longer than \"31d\", the most")
 }
 
 #[cfg(test)]
@@ -345,6 +381,8 @@ mod tests {
             assert!(error.starts_with(wanted), "{text}: {error}");
         }
         assert!(Policy::parse(&paid("31d").replace("\"0\"", "\"1000000\"")).is_ok());
+        let kept = Policy::parse_kept(&paid("90d")).unwrap();
+        assert_eq!(kept.paid.unwrap().length_ms, 90 * 86_400_000, "what was accepted once is read");
     }
 
     #[test]
