@@ -3,7 +3,7 @@
 use super::calendar::{Calendar, Part};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
-use super::functions::UnsignedToken;
+use super::functions::{DeliveryWindow, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
 use super::numbers;
@@ -152,11 +152,11 @@ impl Engine {
         runtime.register_object_store(store_url.as_ref(), store);
         let mut state =
             SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
-        let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
-        datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
-        for part in Part::ALL {
-            let function = Arc::new(ScalarUDF::new_from_impl(Calendar::new(part)));
-            datafusion::execution::FunctionRegistry::register_udf(&mut state, function)?;
+        let window = DeliveryWindow::new(reference.delivery_window_ms);
+        let own = [ScalarUDF::new_from_impl(UnsignedToken::default()), ScalarUDF::new_from_impl(window)];
+        let of_calendar = Part::ALL.map(|part| ScalarUDF::new_from_impl(Calendar::new(part)));
+        for function in own.into_iter().chain(of_calendar) {
+            datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
         }
         let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
         Ok(Engine { planner: Arc::new(Planner { source, limits, base: state, reference, store: store_url }), workers })

@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// | `name` | TEXT | as in `messages.policy` and `sessions.policy` |
 /// | `service_length_s` | BIGINT | length of a service session |
 /// | `service_anchor` | TEXT | `first` or `last`: the message of the user from which it counts |
-/// | `service_max_length_s` | BIGINT | the longest it can become; NULL where nothing bounds it |
+/// | `service_max_length_s` | BIGINT | the longest it can become; NULL where the anchor is `first` |
 /// | `max_outbound` | INT | the n-th message to the user that closes it; NULL where none does |
 /// | `paid_length_s` | BIGINT | length of a paid session; NULL where there are none |
 /// | `free_out_of_session_per_month` | BIGINT | free out-of-session messages per account and UTC month |

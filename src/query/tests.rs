@@ -293,6 +293,11 @@ async fn files_of_other_hours_and_days_are_not_opened() {
         let path = &fixture.views[&table].clean[file].path;
         std::fs::write(fixture.dir.path().join(path), b"no Parquet").unwrap();
     }
+    let span = Some(Span { partition: 0, start_hour: HOUR, end_hour: HOUR + 24 });
+    let sent = rows(TableName::Messages, &["account"], &[&["shop"]]);
+    let sent = fixture.file(TableName::Messages, &sent, None, span);
+    std::fs::write(fixture.dir.path().join(&sent.path), b"no Parquet").unwrap();
+    fixture.views.get_mut(&TableName::Messages).unwrap().clean.push(sent);
     let engine = fixture.engine(LIMITS);
     assert_eq!(csv(&engine, "SELECT count(*) FROM events WHERE date > '2026-01-01'").await, "2");
     assert_eq!(
@@ -307,7 +312,7 @@ async fn files_of_other_hours_and_days_are_not_opened() {
         "usage_hourly WHERE hour > TIMESTAMP '2026-01-03T00:00:00Z'",
         "usage_daily('America/New_York') WHERE day > '2026-01-02' AND account = 'shop'",
         "usage_monthly WHERE month = '2026-02-01'",
-        "completeness('2026-01-02') WHERE account = 'shop'",
+        "completeness('2026-03-01') WHERE account = 'shop'",
         "open_sessions",
         "expiring_sessions",
     ] {

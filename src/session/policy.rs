@@ -46,7 +46,7 @@ pub struct ServiceTerms {
     #[serde(rename = "length", deserialize_with = "duration_ms")]
     pub length_ms: i64,
     pub anchor: Anchor,
-    /// With [`Anchor::Last`]: the session never lasts longer than this.
+    /// With [`Anchor::Last`], and only with it: the session never lasts longer than this.
     #[serde(rename = "max_length", default, deserialize_with = "optional_duration_ms")]
     pub max_length_ms: Option<i64>,
     /// The n-th outbound message closes the session.
@@ -133,6 +133,9 @@ impl Policy {
                     "service.max_length",
                     "only a session with anchor \"last\" grows, so only it has one".into(),
                 ));
+            }
+            (Anchor::Last, None) => {
+                return Err(("service.anchor", "a session that grows needs a max_length, \"31d\" at the most".into()));
             }
             (Anchor::Last, Some(max_ms)) if max_ms < length_ms => {
                 return Err(("service.max_length", "it is shorter than length".into()));
@@ -342,6 +345,7 @@ mod tests {
             (good.replace("\"vbm\"", "\"Our VBM\""), "line 2, name: \"Our VBM\" is not 1 to 64"),
             (good.replace("\"0\"", "\"-1\""), "line 5, monthly_fee_eur: \"-1\": it is negative"),
             (good.replace("max_outbound = 60", "max_length = \"7d\""), "line 10, max_length: only a session"),
+            (good.replace("first", "last"), "line 9, anchor: a session that grows needs a max_length"),
             (
                 good.replace("max_outbound = 60", "max_length = \"1h\"").replace("first", "last"),
                 "line 10, max_length: it is shorter",
@@ -355,14 +359,14 @@ mod tests {
 
     #[test]
     fn what_no_tariff_has_is_refused_with_the_most_there_is() {
-        let good = include_str!("policies/counterbat.toml").replace("first", "last");
+        let good = include_str!("policies/counterbat.toml").replace("\"first\"", "\"last\"\nmax_length = \"31d\"");
         let paid = |length: &str| good.replace("[paid]\nlength = \"24h\"", &format!("[paid]\nlength = {length:?}"));
         for (text, wanted) in [
             (good.replacen("24h", "32d", 1), "line 8, length: \"32d\" is longer than \"31d\", the most"),
-            (paid("745h"), "line 12, length: \"745h\" is longer than"),
-            (paid("99999999999d"), "line 12, length: \"99999999999d\" is longer than"),
-            (paid("99999999999999999999d"), "line 12, length: \"99999999999999999999d\" is longer than"),
-            (good.replace("\"last\"", "\"last\"\nmax_length = \"32d\""), "line 10, max_length: \"32d\" is longer than"),
+            (paid("745h"), "line 13, length: \"745h\" is longer than"),
+            (paid("99999999999d"), "line 13, length: \"99999999999d\" is longer than"),
+            (paid("99999999999999999999d"), "line 13, length: \"99999999999999999999d\" is longer than"),
+            (good.replace("31d", "32d"), "line 10, max_length: \"32d\" is longer than"),
             (
                 good.replace("\"last\"", "\"last\"\nmax_outbound = 1000001"),
                 "line 10, max_outbound: 1000001 is more than 1000000",

@@ -257,6 +257,35 @@ async fn a_statement_counts_each_message_in_one_currency() {
 }
 
 #[tokio::test]
+async fn what_is_asked_from_a_day_on_looks_back_as_far_as_windows_reach() {
+    let mut fixture = Fixture::empty();
+    let mut lay = |table: TableName, names: &[&str], values: &[&[&str]]| {
+        let rows = vec![rows(table, names, values)];
+        fixture.views.insert(table, TableView { rows, ..TableView::default() });
+    };
+    // As one was that nothing bounded.
+    let (opened, expires) = ("2026-01-01T00:00:00Z", "2026-03-20T00:00:00Z");
+    let names = ["session_id", "account", "user_id", "kind", "opened_at", "expires_at"];
+    lay(Sessions, &names, &[&["ab", "shop", "ann", "service", opened, expires]]);
+    let names = ["account", "user_id", "message_token", "session_id", "sent_at", "expected", "verdict"];
+    let charged = ["shop", "ann", "7", "ab", "2026-03-05T00:00:00Z", "in_service", "overcharged"];
+    let old = ["shop", "bob", "8", "", "2026-01-25T00:00:00Z", "out_of_session", "agreed"];
+    lay(Messages, &names, &[&charged, &old]);
+    let names =
+        ["origin", "type", "account", "user_id", "message_token", "event_time", "received_at", "disposition", "date"];
+    let (at, told) = ("2026-02-07T00:00:00Z", "2026-03-05T10:00:00Z");
+    lay(Events, &names, &[&["callback", "delivered", "shop", "bob", "8", at, told, "fact", "2026-03-05"]]);
+    let engine = fixture.engine(LIMITS);
+    for of in ["", "('2026-03-01')"] {
+        let reason = format!("SELECT message_token, split_part(reason, ':', 1) FROM billing_audit{of}");
+        assert_eq!(csv(&engine, &reason).await, "7,policy", "{of}");
+        let unsent = format!("SELECT hour, receipts, unsent FROM completeness{of}");
+        assert_eq!(csv(&engine, &unsent).await, "2026-03-05T10:00:00.000Z,1,0", "{of}");
+    }
+    assert_eq!(csv(&engine, "SELECT now() + delivery_window() = now() + INTERVAL '14 days'").await, "true");
+}
+
+#[tokio::test]
 async fn numbers_with_a_point_are_decimals() {
     let engine = engine(&HISTORY, &[], &[]);
     for (sql, wanted) in [
