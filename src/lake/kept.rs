@@ -6,6 +6,7 @@ use super::generation::Place;
 use super::store::Created;
 use super::table::lock;
 use super::{Lake, LakeError};
+use crate::event::shown::brief;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
@@ -81,7 +82,7 @@ impl Lake {
     /// Opens the tables of a generation that is to be kept, or makes them. It is not to be seen before [`Lake::publish`].
     pub async fn generation_to_keep(&self, name: &str) -> Result<Lake, LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("no generation can be named {name:?}")));
+            return Err(LakeError::Generation(format!("no generation can be named `{}`", brief(name))));
         }
         self.open_generation(Place::Beside(name.to_owned())).await
     }
@@ -147,7 +148,7 @@ impl Lake {
     /// fail.
     pub async fn drop_kept(&self, name: &str) -> Result<(), LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("there is no generation {name:?}")));
+            return Err(LakeError::Generation(format!("there is no generation `{}`", brief(name))));
         }
         lock(&self.kept).remove(name);
         self.store.delete(&info_path(name)).await?;

@@ -2,6 +2,7 @@
 
 use super::money::Money;
 use super::outline::{Outline, digest};
+use crate::event::shown::brief;
 use borsh::BorshSerialize;
 use compact_str::CompactString;
 use serde::{Deserialize, Deserializer};
@@ -81,7 +82,8 @@ pub enum ChargedOn {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PolicyError {
     #[error(
-        "there is no policy {0:?}; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm; others are files that the config names under [fold] policy_files"
+        "there is no policy \"{}\"; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm; others are files that the config names under [fold] policy_files",
+        brief(.0)
     )]
     Unknown(String),
     /// The text says in which line and field.
@@ -114,7 +116,7 @@ impl Policy {
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_letter) {
-            return Err(("name", format!("{:?} is not 1 to 64 of a-z, 0-9, _ and -", self.name)));
+            return Err(("name", format!("\"{}\" is not 1 to 64 of a-z, 0-9, _ and -", brief(&self.name))));
         }
         let ServiceTerms { length_ms, anchor, max_length_ms, max_outbound } = self.service;
         let lengths = [
