@@ -65,6 +65,11 @@ fn a_rebuild_beside_a_server_folds_in_what_came_too_late() {
     straight.ok_with(&["import", "--wait", "-"], &[lines(&events), end.into_bytes()].concat());
     straight.tables().assert_equal(&home.tables(), "rebuilt beside the server");
     assert!(before.sessions != home.tables().sessions);
+    // The archive is not rewritten: what usage counts of it is what had come in time.
+    let late = "select count(distinct message_token) from events where type = 'message' and disposition = 'too_late'";
+    let more = "select (select sum(inbound) from sessions) - (select sum(inbound) from usage_monthly)";
+    assert!(server.number(late) > 0);
+    assert_eq!(server.number(more), server.number(late));
     server.stop_in_order();
     straight.tables().assert_equal(&home.tables(), "after a restart");
 }
