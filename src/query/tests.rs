@@ -76,6 +76,12 @@ impl Fixture {
         FileEntry { path, size, rows: batch.num_rows() as u64, span, date, stats: None }
     }
 
+    /// Has these rows, and no others, in a table.
+    fn lay(&mut self, table: TableName, names: &[&str], values: &[&[&str]]) {
+        let rows = vec![rows(table, names, values)];
+        self.views.insert(table, TableView { rows, ..TableView::default() });
+    }
+
     fn empty() -> Fixture {
         let views = TableName::ALL.map(|table| (table, TableView::default()));
         let policy = Policy::named("counterbat").unwrap();
