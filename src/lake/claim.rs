@@ -7,6 +7,7 @@
 use super::kept::{folder, is_generation_name};
 use super::store::Created;
 use super::{Lake, LakeError};
+use crate::event::shown::brief;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
@@ -62,7 +63,7 @@ impl Lake {
     /// Claims the name of a generation that is to be kept, or says once more who has it.
     pub async fn claim_name(&self, name: &str, claim: &Claim) -> Result<Claimed, LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("no generation can be named {name:?}")));
+            return Err(LakeError::Generation(format!("no generation can be named `{}`", brief(name))));
         }
         let mut was_lost = false;
         for _ in 0..TRIES {

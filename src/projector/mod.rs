@@ -79,6 +79,9 @@ pub enum ProjectorError {
     /// What was to be done while it rests was not, as its run ended otherwise.
     #[error("the projector did not come to rest; its log says why")]
     Restless,
+    /// Others may have taken over what it was at work on.
+    #[error("others were not told in time that this process is at work on the generation")]
+    Silent,
     /// It gave up; the text says why.
     #[error("the projector has stopped: {0}")]
     Halted(String),
@@ -95,8 +98,8 @@ impl ProjectorError {
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
             ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) => true,
-            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::TakenOver => true,
-            ProjectorError::Switching { .. } => true,
+            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::Silent => true,
+            ProjectorError::TakenOver | ProjectorError::Switching { .. } => true,
             _ => false,
         }
     }

@@ -56,6 +56,10 @@ pub(super) struct Site {
     pub pauses: Option<mpsc::Sender<Pause>>,
     /// Held while the live tables are replaced.
     pub switching: Mutex<()>,
+    /// Asking for rebuilds, dropping them and removing what they have left take turns.
+    pub changing: Mutex<()>,
+    /// Held while the name of a generation is claimed.
+    pub claiming: Mutex<()>,
     /// The process, as others are told of it.
     pub maker: String,
 }
@@ -75,7 +79,8 @@ impl Site {
         pauses: Option<mpsc::Sender<Pause>>,
     ) -> Arc<Self> {
         let maker = maker(&data_dir);
-        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default(), maker })
+        let (switching, changing, claiming) = Default::default();
+        Arc::new(Self { lake, data_dir, settings, pauses, switching, changing, claiming, maker })
     }
 
     pub fn jobs(&self) -> Jobs {
@@ -102,7 +107,7 @@ impl Site {
                 return Ok(());
             }
             if job.phase == Phase::Clearing && job.error.is_some() {
-                return self.clear_away(job).await;
+                return self.clear_away(name).await;
             }
             if job.phase == Phase::Clearing {
                 self.clear(&job).await?;
@@ -238,6 +243,7 @@ impl Site {
             up_to_us: reach.up_to_us,
             positions: reach.positions,
             watermarks_ms: (0..self.settings.partitions).map(|number| reach.watermarks.get(&number).copied()).collect(),
+            policy: job.wish.own_policy(&self.settings)?.map(|policy| policy.name.to_string()),
             policy_toml: job.wish.policy_toml.clone(),
             bytes: refold.generation().bytes(),
             made_by: job.claim.clone(),
@@ -341,11 +347,10 @@ impl Site {
         tracing::error!(rebuild = name, %error, "the rebuild is given up");
         (job.phase, job.error) = (Phase::Clearing, Some(error.to_string()));
         self.jobs().put(&job)?;
-        self.clear_away(job).await
+        self.clear_away(name).await
     }
 
-    /// Completes what was cut off while the projector rested, and removes what rebuilds have left; before it runs again. What
-    /// cannot be completed is given up.
+    /// Completes what was cut off while the projector rested, before it runs again. What cannot be completed is given up.
     pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
         let unfinished = self.jobs().unfinished().map_err(told)?;
@@ -353,7 +358,6 @@ impl Site {
         if let Some(job) = unfinished.filter(|job| job.phase == Phase::Switching || job.is_shared) {
             self.settle_switch(job).await?;
         }
-        self.sweep().await;
         Ok(())
     }
 

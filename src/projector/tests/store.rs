@@ -23,6 +23,8 @@ pub enum Fate {
     /// The process is gone before it, or right after it: nothing is changed any more.
     GoneBefore,
     GoneAfter,
+    /// It takes until it is let go; others are made meanwhile.
+    Held,
 }
 
 /// By the number of a change, from 0 on, whether it is a removal, and the path.
@@ -34,6 +36,7 @@ struct Inner {
     changes: AtomicUsize,
     is_gone: AtomicBool,
     gone: Notify,
+    let_go: Notify,
 }
 
 /// Cheap to clone.
@@ -51,6 +54,7 @@ impl Fated {
             changes: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
             gone: Notify::new(),
+            let_go: Notify::new(),
         }))
     }
 
@@ -59,9 +63,14 @@ impl Fated {
         self.0.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits until the process counts as gone.
+    /// Waits until the process counts as gone, or a change is held.
     pub async fn gone(&self) {
         self.0.gone.notified().await;
+    }
+
+    /// Lets a change be made that is held.
+    pub fn let_go(&self) {
+        self.0.let_go.notify_one();
     }
 
     async fn change<T>(
@@ -84,6 +93,11 @@ impl Fated {
             }
             Fate::Refused => {
                 return Err(Error::PermissionDenied { path: path.to_string(), source: "for now".into() });
+            }
+            Fate::Held => {
+                inner.gone.notify_one();
+                inner.let_go.notified().await;
+                return make.await;
             }
             Fate::GoneBefore => inner.is_gone.store(true, Ordering::SeqCst),
             Fate::GoneAfter => {

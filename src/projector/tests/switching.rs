@@ -1,7 +1,7 @@
 //! A rebuild that is cut off anywhere, in the object store or on the disk: the next start completes it or leaves nothing of
 //! it, and the tables are the old ones or the new ones, whole.
 
-use super::rebuild::{AGAIN, Site};
+use super::rebuild::{AGAIN, Pause, Site};
 use super::refold::{Folded, Refold};
 use super::store::{Fate, Fated, copy, paths};
 use super::*;
@@ -12,7 +12,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 type Rows = (BTreeMap<String, String>, BTreeMap<(String, String, i64), String>);
@@ -96,7 +96,10 @@ impl Scene {
         for _ in 0..200 {
             match site.settle().await {
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(5)).await,
-                settled => return (lake, settled),
+                settled => {
+                    site.sweep().await;
+                    return (lake, settled);
+                }
             }
         }
         panic!("it is never settled");
@@ -115,6 +118,14 @@ impl Place {
 
     pub fn rebuilds(&self, lake: &Arc<Lake>, settings: Settings) -> OfflineRebuilds {
         OfflineRebuilds::new(lake.clone(), self.path(), settings, false)
+    }
+
+    /// Rebuilds beside a projector, and where they ask it to rest.
+    pub async fn rebuilds_beside(&self, lake: &Arc<Lake>, settings: Settings) -> (Rebuilds, mpsc::Receiver<Pause>) {
+        let (requests, _inbox) = mpsc::channel(1);
+        let (pauses, wanted) = mpsc::channel(1);
+        let handle = ProjectorHandle { live: Arc::new(Live::new(3)), lake: lake.clone(), requests, pauses };
+        (Rebuilds::start(&handle, &self.path(), Arc::new(settings), false).await.unwrap(), wanted)
     }
 
     fn marker(&self) -> PathBuf {
@@ -249,6 +260,34 @@ async fn a_switch_cut_off_between_any_two_steps_on_disk_is_completed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_switch_has_left_does_not_hold_up_the_next_start() {
+    let scene = Scene::new().await;
+    let place = adopted(&scene).await;
+    // The first removal takes its time.
+    let is_held = AtomicBool::new(false);
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        let is_left = removes && path.as_ref().contains("/generation-");
+        if is_left && !is_held.swap(true, Ordering::SeqCst) { Fate::Held } else { Fate::Made }
+    };
+    let fated = Fated::over(&place.objects, decide);
+    let lake = scene.open(Arc::new(fated.clone())).await;
+    let (path, in_time) = (place.path(), Duration::from_secs(60));
+    let run = run_by(scene.settings("vbm"), &path, &lake, scene.log.clone(), true);
+    tokio::time::timeout(in_time, run).await.expect("the fold waits for a removal");
+    assert!(rows_of(&lake).await == scene.all);
+    let starting = place.rebuilds_beside(&lake, scene.settings("vbm"));
+    let (rebuilds, _) = tokio::time::timeout(in_time, starting).await.expect("the start waits for a removal");
+    fated.gone().await;
+    assert!(place.job().leaves);
+    fated.let_go();
+    while place.job().leaves {
+        tokio::time::sleep(AGAIN).await;
+    }
+    rebuilds.stop().await;
+    place.assert_clean("in the end").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_marker_of_a_switch_is_whole_or_not_there() {
     let scene = Scene::new().await;
     let place = scene.place().await;
@@ -351,10 +390,7 @@ async fn a_projector_that_does_not_come_to_rest_is_asked_again() {
     let scene = Scene::new().await;
     let place = scene.place().await;
     let lake = scene.open(place.objects.clone()).await;
-    let (requests, _inbox) = mpsc::channel(1);
-    let (pauses, mut wanted) = mpsc::channel(1);
-    let handle = ProjectorHandle { live: Arc::new(Live::new(3)), lake: lake.clone(), requests, pauses };
-    let rebuilds = Rebuilds::start(&handle, &place.path(), Arc::new(scene.settings("vbm")), false).await.unwrap();
+    let (rebuilds, mut wanted) = place.rebuilds_beside(&lake, scene.settings("vbm")).await;
     let name = rebuilds.ask(Wish::default()).await.unwrap().job.name;
     let mut asked = async || tokio::time::timeout(Duration::from_secs(60), wanted.recv()).await.unwrap().unwrap();
     for _ in 0..2 {
