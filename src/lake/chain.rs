@@ -16,14 +16,15 @@ pub(super) struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn path(&self, number: u64) -> ObjectPath {
+    /// Where the record of this number lies.
+    pub fn path(&self, number: u64) -> ObjectPath {
         ObjectPath::from(format!("{}/{number:020}.json", self.root))
     }
 
     /// The newest record, and its number.
     pub async fn newest<T: DeserializeOwned>(&self) -> Result<Option<(u64, T)>, LakeError> {
         for number in self.numbers().await?.into_iter().rev() {
-            // One that is gone since has a newer one.
+            // One that is gone since has a newer one, or was taken back.
             let Some(bytes) = self.store.find(&self.path(number)).await? else { continue };
             let damaged = |error: serde_json::Error| LakeError::Damaged(format!("{}: {error}", self.path(number)));
             return serde_json::from_slice(&bytes).map(|record| Some((number, record))).map_err(damaged);
@@ -50,8 +51,8 @@ impl Chain<'_> {
         Ok(Some(number))
     }
 
-    /// In order.
-    async fn numbers(&self) -> Result<Vec<u64>, LakeError> {
+    /// Those of the records that are there, in order.
+    pub async fn numbers(&self) -> Result<Vec<u64>, LakeError> {
         let objects = self.store.objects();
         let listed: Vec<_> = objects
             .list(Some(&self.root))

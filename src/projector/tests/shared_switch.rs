@@ -251,20 +251,26 @@ async fn a_store_that_fails_for_a_moment_costs_nothing_or_little() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_being_built_is_not_tidied_away_by_others() {
-    let scene = Scene::new().await;
-    let place = scene.place().await;
+/// A rebuild whose process is gone when all but the switch is done.
+async fn gone_before_its_switch(scene: &Scene, place: &Place) -> Maker {
     let fated = Fated::over(&place.objects, |_, _, path| match path.as_ref().starts_with("switch/") {
         true => Fate::GoneBefore,
         false => Fate::Made,
     });
-    let maker = Maker::new(&scene, Arc::new(fated.clone())).await;
+    let maker = Maker::new(scene, Arc::new(fated.clone())).await;
     let rebuilds = maker.rebuilds();
     let task = tokio::spawn(async move { rebuilds.rebuild(Wish::default(), |_| {}).await });
     fated.gone().await;
     task.abort();
     let _ = task.await;
+    maker
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_built_is_not_tidied_away_by_others() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let maker = gone_before_its_switch(&scene, &place).await;
     let built =
         || async { paths(&place.objects).await.into_iter().filter(|path| path.contains("/generation-")).count() };
     let before = built().await;
@@ -293,16 +299,7 @@ async fn what_is_being_built_is_not_tidied_away_by_others() {
 async fn a_rebuild_that_a_later_one_has_overtaken_is_given_up() {
     let scene = Scene::new().await;
     let place = scene.place().await;
-    let fated = Fated::over(&place.objects, |_, _, path| match path.as_ref().starts_with("switch/") {
-        true => Fate::GoneBefore,
-        false => Fate::Made,
-    });
-    let maker = Maker::new(&scene, Arc::new(fated.clone())).await;
-    let rebuilds = maker.rebuilds();
-    let task = tokio::spawn(async move { rebuilds.rebuild(Wish::default(), |_| {}).await });
-    fated.gone().await;
-    task.abort();
-    let _ = task.await;
+    let maker = gone_before_its_switch(&scene, &place).await;
     let later = Maker::new(&scene, place.objects.clone()).await.rebuild().await;
     let maker = maker.again(&scene, &place).await;
     let error = maker.rebuilds().rebuild(Wish::default(), |_| {}).await.unwrap_err();
