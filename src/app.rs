@@ -43,13 +43,13 @@ use crate::session::{Policies, policy::PolicyError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Memory for what is read from the log.
 const LOG_CACHE_BYTES: u64 = 32 << 20;
-/// So often the tables are tried to be opened while their store does not answer.
-const OPENED_AT_MOST: usize = 4;
+/// So long the tables are tried to be opened while their store does not answer.
+const OPENED_WITHIN: Duration = Duration::from_secs(300);
 const LOCK: &str = "LOCK";
 const INSTANCE: &str = "instance.json";
 /// What is known of the topic that is the log.
@@ -211,13 +211,12 @@ impl Base {
             },
         };
         // The client of the store tries a request again, but not an answer that broke off in the middle.
-        let mut tries = 1;
+        let began = Instant::now();
         loop {
             match Lake::open(location.clone(), self.log.id(), self.log.partitions()).await {
-                Err(error) if error.is_transient() && tries < OPENED_AT_MOST => {
+                Err(error) if error.is_transient() && began.elapsed() < OPENED_WITHIN => {
                     tracing::warn!(%error, "the tables cannot be opened now; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    tries += 1;
                 }
                 opened => return Ok(Arc::new(opened?)),
             }
