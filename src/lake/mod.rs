@@ -38,6 +38,7 @@ pub(crate) mod tests;
 mod tidy;
 mod transactions;
 
+pub use archive::EventsLayout;
 pub use audit::Audited;
 pub use claim::{Claim, Claimed};
 pub use commit::Change;

@@ -49,8 +49,9 @@ pub(super) async fn offsets(lake: &Lake, partition: u32) -> Vec<u64> {
     let batches: Vec<RecordBatch> = lake.archive(partition).await.unwrap().try_collect().await.unwrap();
     let mut offsets = Vec::new();
     for batch in batches {
+        let archived = rows::ArchivedEvents::new(&batch).unwrap();
         for row in 0..batch.num_rows() {
-            let (_, record, disposition) = rows::read_event(&batch, row).unwrap();
+            let (record, disposition) = archived.record(row).unwrap();
             assert_eq!(disposition, Disposition::Fact);
             assert_eq!(record.event.kind, "com.viber.callback.seen");
             assert_eq!(record.event.data == [0xff, 0xfe], record.offset % 3 == 0, "data is kept byte for byte");

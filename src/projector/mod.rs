@@ -5,6 +5,8 @@
 //! kill, a full disk and a restart alike.
 
 mod buckets;
+mod bulk;
+mod by_user;
 mod commit;
 mod delta;
 mod folding;
@@ -19,6 +21,7 @@ mod rebuilds;
 mod recover;
 mod refold;
 mod run;
+mod span_rows;
 mod sweep;
 mod switch;
 mod takeover;
