@@ -32,6 +32,8 @@ from deltalake import DeltaTable
 files = DeltaTable(sys.argv[1] + "/events").file_uris()
 db = duckdb.connect()
 db.execute("set threads = 2")
+# Standard output is for what it tells.
+db.execute("set enable_progress_bar = false")
 db.execute("set preserve_insertion_order = false")
 began = time.time()
 db.execute(f"create view events as select * from read_parquet({files!r}, hive_partitioning = false) where disposition = 'fact'")

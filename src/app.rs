@@ -43,10 +43,13 @@ use crate::session::{Policies, policy::PolicyError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Memory for what is read from the log.
 const LOG_CACHE_BYTES: u64 = 32 << 20;
+/// So long the tables are tried to be opened while their store does not answer.
+const OPENED_WITHIN: Duration = Duration::from_secs(300);
 const LOCK: &str = "LOCK";
 const INSTANCE: &str = "instance.json";
 /// What is known of the topic that is the log.
@@ -208,15 +211,16 @@ impl Base {
             },
         };
         // The client of the store tries a request again, but not an answer that broke off in the middle.
-        let open = || Lake::open(location.clone(), self.log.id(), self.log.partitions());
-        let lake = match open().await {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "the tables are opened once more");
-                open().await?
+        let began = Instant::now();
+        loop {
+            match Lake::open(location.clone(), self.log.id(), self.log.partitions()).await {
+                Err(error) if error.is_transient() && began.elapsed() < OPENED_WITHIN => {
+                    tracing::warn!(%error, "the tables cannot be opened now; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                opened => return Ok(Arc::new(opened?)),
             }
-            opened => opened?,
-        };
-        Ok(Arc::new(lake))
+        }
     }
 }
 

@@ -12,13 +12,14 @@
 //! | module | owns | may import |
 //! |---|---|---|
 //! | [`durable_file`] | small JSON files, written whole and durably | nothing of ours |
+//! | [`database_dir`] | directories of databases that were being made when the process was killed | nothing of ours |
 //! | [`event`] | what a record is and what it says: envelope, codecs, facts, identity; pure | nothing of ours |
 //! | [`session`] | facts of a user → sessions, messages, verdicts, costs, settlement; policies and prices; pure | `event` |
-//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other; the spill beside it | `event` |
+//! | [`log`] | the append-only log of events: [`log::EventLog`], partitioner, embedded log, Kafka; [`log::registry::Registry`], what its processes tell each other; the spill beside it | `event`, `database_dir` |
 //! | [`config`] | settings: commented defaults, strict load | `event`, `session` |
 //! | [`metrics`] | instruments with verb methods | `event`, `session` |
 //! | [`gateway`] | Viber's callbacks and the bots' calls: verify, append, relay; accounts and webhooks | `event`, `log`, `metrics`, `durable_file` |
-//! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log` |
+//! | [`state`] | what the fold remembers, on disk, with the positions it reflects | `session`, `event`, `log`, `database_dir` |
 //! | [`lake`] | Delta tables: schemas, Parquet files, commits with positions, buckets | `session`, `event`, `log` |
 //! | [`projector`] | read → fold → archive → state → tables; recovery; rebuild | `log`, `session`, `state`, `lake`, `metrics`, `durable_file` |
 //! | [`query`] | SQL over tables and overlay, views, limits, read-only guard | `lake`, `projector` (its handle) |
@@ -41,6 +42,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod console;
+pub mod database_dir;
 pub mod durable_file;
 pub mod event;
 pub mod explain;

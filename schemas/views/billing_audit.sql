@@ -70,7 +70,7 @@ FROM (
   LEFT JOIN (
     SELECT session_id, opened_at, expires_at, opened_by_token
     FROM sessions
-    WHERE opened_at + INTERVAL '31 days' >= $since
+    WHERE expires_at >= $since
   ) AS s
   ON m.session_id = s.session_id
   LEFT JOIN (
@@ -83,6 +83,7 @@ FROM (
       END AS what,
       event_time AS until
     FROM events
+    -- No policy has sessions that last longer.
     WHERE event_time + INTERVAL '31 days' >= $since AND (
       origin = 'callback' AND type = 'message' AND disposition IN ('fact', 'too_late')
       OR origin = 'call' AND (disposition = 'duplicate' OR disposition = 'fact' AND skewed)
@@ -91,7 +92,7 @@ FROM (
     SELECT account, user_id, opened_by_token, coalesce(closed_at, expires_at), opened_at, false,
       CASE close_reason WHEN 'cap' THEN 'capped' ELSE 'ended' END, expires_at
     FROM sessions
-    WHERE kind = 'service' AND opened_at + INTERVAL '31 days' >= $since
+    WHERE kind = 'service' AND expires_at + INTERVAL '5 seconds' >= $since
   ) AS e
   ON m.account = e.account AND m.user_id = e.user_id
   LEFT JOIN (

@@ -37,10 +37,10 @@ FROM (
     FROM events
     WHERE origin = 'callback' AND type IN ('delivered', 'seen') AND disposition = 'fact' AND received_at >= $since
     UNION ALL
-    -- A receipt is believed to tell of the last 30 days.
+    -- A receipt is believed to tell of the last 30 days, and counts for a message that was sent in the window before.
     SELECT account, user_id, message_token, NULL, 1
     FROM messages
-    WHERE sent_at + INTERVAL '31 days' >= $since
+    WHERE sent_at + delivery_window() + INTERVAL '30 days' >= $since
   ) AS receipts
   GROUP BY account, user_id, message_token
   HAVING sum(sent) = 0

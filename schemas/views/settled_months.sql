@@ -4,7 +4,8 @@
 --
 -- account    TEXT           the account
 -- month      DATE           the first day of the month
--- policy     TEXT           of the last message; where there is none of the last session, or else as in the month before
+-- policy     TEXT           of the last message; where there is none of the last session, or else the one in force for the
+--                           account when the month ended (`account_policies`)
 -- fee        DECIMAL(18,6)  the monthly fee of that policy, in EUR
 -- settled_at TIMESTAMP      from this watermark on it is settled
 SELECT account, month, policy, CAST(coalesce(monthly_fee_eur, 0) AS DECIMAL(18, 6)) AS fee, settled_at
@@ -13,8 +14,7 @@ FROM (
     account,
     month,
     is_settled,
-    last_value(coalesce(of_messages, of_sessions)) IGNORE NULLS
-      OVER (PARTITION BY account ORDER BY month ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS policy,
+    coalesce(of_messages, of_sessions, in_force) AS policy,
     watermark,
     greatest(
       last_end + arrow_cast((allowed_lateness_s + delivery_window_s) * 1000000, 'Duration(Microsecond)'),
@@ -28,7 +28,8 @@ FROM (
       bool_and(is_settled) AS is_settled,
       max(ended_at) AS last_end,
       last_value(policy ORDER BY ended_at) FILTER (WHERE what = 'message') AS of_messages,
-      last_value(policy ORDER BY ended_at) FILTER (WHERE what = 'session') AS of_sessions
+      last_value(policy ORDER BY ended_at) FILTER (WHERE what = 'session') AS of_sessions,
+      max(policy) FILTER (WHERE what = 'month') AS in_force
     FROM (
       SELECT account, month_of(local_date(sent_at, 'UTC')) AS month, sent_at AS ended_at, state = 'settled' AS is_settled,
         policy, 'message' AS what
@@ -38,7 +39,7 @@ FROM (
         'session'
       FROM sessions
       UNION ALL
-      SELECT account, month, NULL, true, NULL, 'month'
+      SELECT series.account, series.month, NULL, true, last_value(chain.policy ORDER BY chain.valid_from NULLS FIRST), 'month'
       FROM (
         SELECT account, unnest(generate_series(month, CAST(least(month + INTERVAL '12 months', reached) AS DATE),
           INTERVAL '1 month')) AS month
@@ -49,6 +50,13 @@ FROM (
         ) AS lively
         CROSS JOIN (SELECT month_of(local_date(min(watermark), 'UTC')) AS reached FROM partitions) AS newest
       ) AS series
+      LEFT JOIN (SELECT DISTINCT account FROM account_policies WHERE account IS NOT NULL) AS own
+      ON series.account = own.account
+      JOIN account_policies AS chain
+      ON chain.account IS NOT DISTINCT FROM own.account
+      WHERE chain.valid_from IS NULL
+        OR chain.valid_from < arrow_cast(month_of(series.month + INTERVAL '32 days'), 'Timestamp(Microsecond, Some("UTC"))')
+      GROUP BY series.account, series.month
     ) AS told
     GROUP BY account, month
   ) AS months

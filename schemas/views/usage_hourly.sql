@@ -2,7 +2,8 @@
 --
 -- account          TEXT       the account
 -- hour             TIMESTAMP  when the hour began
--- inbound          BIGINT     messages of users
+-- inbound          BIGINT     messages of users, each in the hour of the copy that was told first; not those that came too late,
+--                             which `sessions` has once a rebuild has folded them in
 -- outbound         BIGINT     messages to users; what follows tells more of them, also what came later
 -- in_service       BIGINT     expected in a service session
 -- in_paid          BIGINT     expected in a paid session

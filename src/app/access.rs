@@ -160,21 +160,11 @@ impl Offline {
         projector.wait_committed(&self.log_ends().await?).await?;
         wish.scope()?;
         self.directory().await?.check(&wish.accounts).await?;
-        let owned = projector.status().owned().len();
-        let replaces = wish.keep_as.is_none();
-        if replaces && owned < self.base.log.partitions() as usize {
-            let reason = format!("other processes fold all but {owned} of the partitions: stop them first");
-            return Err(AppError::Failed { what: "the rebuild", reason });
-        }
         if let Some(running) = self.running.lock().await.take() {
             running.stop().await?;
         }
         drop(projector);
         let lake = self.base.lake().await?;
-        if replaces && self.base.shares_its_log() {
-            // Whoever starts meanwhile takes over, and then this one changes nothing.
-            lake.claim(&(0..self.base.log.partitions()).collect::<Vec<_>>()).await?;
-        }
         Ok(self.offline_rebuilds(lake)?.rebuild(wish, tell).await?)
     }
 

@@ -24,8 +24,8 @@ use std::pin::pin;
 
 /// Ask the tables in SQL
 ///
-/// Tables: events, sessions, messages, policies, partitions. Views: usage_daily, spend_daily, quota_monthly, billing_audit,
-/// open_sessions, user_timeline and more; some take an argument, as usage_daily('Europe/Kyiv'). SHOW TABLES and SHOW
+/// Tables: events, sessions, messages, policies, account_policies, partitions. Views: usage_daily, spend_daily,
+/// quota_monthly, billing_audit, open_sessions, user_timeline and more; some take an argument, as usage_daily('Europe/Kyiv'). SHOW TABLES and SHOW
 /// COLUMNS FROM … describe them. Everything recorded up to now is seen; nothing can be changed. With --at and --version
 /// the tables are read as other engines would have read them then.
 #[derive(Debug, clap::Args)]

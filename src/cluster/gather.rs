@@ -45,6 +45,10 @@ pub struct Gathering {
     pub told: Mutex<BTreeMap<u32, String>>,
 }
 
+/// Tables that are switched are looked at again so soon, and for so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const SWITCHED_WITHIN: Duration = Duration::from_secs(20);
+
 const NO_END: &str = "the log does not say where it ends";
 
 type Overlays = BTreeMap<TableName, Overlay>;
@@ -61,13 +65,19 @@ pub async fn keep_fresh(lake: Arc<Lake>, every: Duration, reads_only: bool) {
     }
 }
 
+/// Whether a rebuild has taken the place of one table and not yet of the other: each is switched by a commit of its own.
+fn is_half_switched(snapshots: &BTreeMap<TableName, TableSnapshot>) -> bool {
+    let rebuild = |name| snapshots.get(&name).map(|snapshot| snapshot.rebuild);
+    matches!((rebuild(TableName::Messages), rebuild(TableName::Sessions)), (Some(one), Some(other)) if one != other)
+}
+
 impl Gathering {
     async fn gather(&self, tables: &[TableName]) -> Result<Picture, GatherError> {
         let partitions = self.log.partitions();
         let known = self.ends().await?;
         let ends = known.clone().unwrap_or_else(|| vec![0; partitions as usize]);
         let mut search = Search::default();
-        let mut round = 1;
+        let (mut round, began) = (1, Instant::now());
         loop {
             let here = match &self.local {
                 Some(local) => {
@@ -78,6 +88,14 @@ impl Gathering {
             };
             let snapshots: BTreeMap<TableName, TableSnapshot> =
                 tables.iter().map(|name| (*name, self.lake.table(*name).snapshot())).collect();
+            if is_half_switched(&snapshots) {
+                if began.elapsed() >= SWITCHED_WITHIN {
+                    return Err(GatherError::HalfSwitched);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+                self.lake.refresh().await?;
+                continue;
+            }
             let standings = snapshots.iter().map(|(name, snapshot)| (*name, snapshot.standing())).collect();
             let nodes = self.nodes();
             let places = search.places(partitions, &here, &nodes);
@@ -238,6 +256,9 @@ enum GatherError {
     Projector(#[from] ProjectorError),
     #[error(transparent)]
     Lake(#[from] crate::lake::LakeError),
+    /// Whoever switches them, or sees that next, completes it.
+    #[error("one table is that of a rebuild, and the other is not yet: ask again in a moment")]
+    HalfSwitched,
 }
 
 #[async_trait]

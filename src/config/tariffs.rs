@@ -128,7 +128,7 @@ mod tests {
     use crate::session::policy::Anchor;
 
     const OWN: &str = "name = \"mine\"\nfree_out_of_session_per_month = 0\ncharged_on = \"sent\"\n\
-                       monthly_fee_eur = \"0\"\n[service]\nlength = \"12h\"\nanchor = \"last\"\n";
+                       monthly_fee_eur = \"0\"\n[service]\nlength = \"12h\"\nanchor = \"last\"\nmax_length = \"7d\"\n";
     const PRICES: &str = "country,currency,price,valid_from\nUA,EUR,0.01,\n";
 
     /// Settings in a folder with these files.

@@ -4,7 +4,7 @@ use super::directory::{Directory, DirectoryError};
 use super::problem::Problem;
 use crate::event::{BadAccountName, check_account_name};
 use crate::explain::{self, Archived, Cost, Costs, Focus, Story};
-use crate::lake::rows::read_event;
+use crate::lake::rows::ArchivedEvents;
 use crate::lake::{Lake, LakeError};
 use crate::projector::Settings;
 use crate::query::QueryError;
@@ -165,8 +165,9 @@ impl Explainer {
         let sql = format!("select {COLUMNS} from events where {conditions} order by partition, \"offset\"");
         let mut archived = Vec::new();
         for batch in self.rows(&sql).await? {
+            let events = ArchivedEvents::new(&batch)?;
             for row in 0..batch.num_rows() {
-                let (partition, record, disposition) = read_event(&batch, row)?;
+                let ((record, disposition), partition) = (events.record(row)?, events.partition(row));
                 let folded_late = rebuilt.get(&partition).is_some_and(|rebuilt| record.offset < *rebuilt);
                 archived.push(Archived { partition, record, disposition, folded_late });
             }

@@ -77,13 +77,8 @@ impl Event {
 
 /// A name that no account can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} is not of the form [a-z0-9_-]{{1,64}}", quoted(.0))]
+#[error("`{}` is not of the form [a-z0-9_-]{{1,64}}", shown::brief(.0))]
 pub struct BadAccountName(pub String);
-
-/// What is longer may be a token that was put into the wrong place.
-fn quoted(name: &str) -> String {
-    if name.len() > 64 { "a text of more than 64 bytes".to_owned() } else { format!("`{name}`") }
-}
 
 /// Refuses a name that is not as [`is_account_name`] wants it.
 pub fn check_account_name(name: &str) -> Result<(), BadAccountName> {

@@ -89,7 +89,7 @@ impl Disposition {
 }
 
 /// What became of a message at the receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub enum Receipt {
     Delivered,
     Seen,
@@ -125,7 +125,7 @@ impl Method {
 }
 
 /// An accepted send to one receiver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Outbound {
     pub method: Method,
     pub billing_status: Option<i32>,
@@ -134,7 +134,7 @@ pub struct Outbound {
 }
 
 /// What an event states about its user (spec §3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Fact {
     Inbound,
     Outbound(Outbound),

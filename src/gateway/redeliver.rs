@@ -2,13 +2,14 @@
 
 use super::Gateway;
 use super::bots::Undelivered;
+use crate::event::shown::brief;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 
 /// Why an account's callbacks cannot be sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeliverError {
-    #[error("there is no account `{0}`")]
+    #[error("there is no account `{}`", brief(.0))]
     UnknownAccount(String),
     /// The bot must call `set_webhook` first.
     #[error("account `{0}` has no webhook: its bot has not called set_webhook through this gateway")]

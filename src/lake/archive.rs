@@ -1,7 +1,8 @@
 //! Writing and reading `events` as an archive of the log.
 
+use super::rows::ArchivedEvents;
 use super::{FileEntry, Lake, LakeError, TableName, TableSnapshot, schema};
-use arrow::array::{Array, Date32Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, Date32Array, Int32Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
@@ -27,6 +28,9 @@ const SORT_BYTES: usize = 256 << 20;
 
 /// Batches with fewer rows are joined: each costs by itself.
 const FEW_ROWS: usize = 1000;
+
+/// Files looked into at the same time.
+const FILES_AT_ONCE: usize = 4;
 
 impl Lake {
     /// Writes rows of `events` as one file per date. The batches are in order of partition and offset, and so are the files.
@@ -72,41 +76,125 @@ impl Lake {
         if files.is_empty() {
             return Ok(futures::stream::empty().boxed());
         }
+        self.read_rows(files, Wanted { partition, from, columns, sorted: true })
+    }
+
+    /// All archived rows of a partition in order of offset, with the columns that a record is made of.
+    pub fn archive_in(
+        &self,
+        layout: &EventsLayout,
+        partition: u32,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        let Some(runs) = layout.runs.get(&partition) else { return Ok(futures::stream::empty().boxed()) };
+        let files = runs.iter().map(|run| &run.file).collect();
+        // Mostly the log was archived in order, and nothing is left to be sorted.
+        let in_order = runs.iter().all(|run| run.in_order);
+        let follow = runs.windows(2).all(|pair| pair[0].last < pair[1].first);
+        let columns = Some(&ArchivedEvents::COLUMNS[..]);
+        self.read_rows(files, Wanted { partition, from: 0, columns, sorted: !(in_order && follow) })
+    }
+
+    /// Looks where the rows of each partition lie in a version of `events`.
+    pub async fn events_layout(&self, events: &TableSnapshot) -> Result<EventsLayout, LakeError> {
+        let looks = events.files.values().map(|file| self.runs_in(file));
+        let looks: Vec<_> = looks.collect();
+        let found: Vec<BTreeMap<u32, Run>> =
+            futures::stream::iter(looks).buffer_unordered(FILES_AT_ONCE).try_collect().await?;
+        let mut runs: BTreeMap<u32, Vec<Run>> = BTreeMap::new();
+        for (partition, run) in found.into_iter().flatten() {
+            runs.entry(partition).or_default().push(run);
+        }
+        runs.values_mut().for_each(|runs| runs.sort_by_key(|run| run.first));
+        Ok(EventsLayout { runs })
+    }
+
+    async fn runs_in(&self, file: &FileEntry) -> Result<BTreeMap<u32, Run>, LakeError> {
+        let mut rows = self.scanned(vec![file], Some(&["partition", "offset"]))?;
+        let mut runs: BTreeMap<u32, Run> = BTreeMap::new();
+        while let Some(batch) = rows.try_next().await? {
+            let damaged = || LakeError::Damaged(format!("{} has no partition and offset", file.path));
+            let column = |name: &str| batch.column_by_name(name).ok_or_else(damaged);
+            let partitions = column("partition")?.as_any().downcast_ref::<Int32Array>().ok_or_else(damaged)?;
+            let offsets = column("offset")?.as_any().downcast_ref::<Int64Array>().ok_or_else(damaged)?;
+            for (partition, offset) in partitions.values().iter().zip(offsets.values()) {
+                let (partition, offset) = (u32::try_from(*partition).unwrap_or(0), u64::try_from(*offset).unwrap_or(0));
+                match runs.get_mut(&partition) {
+                    Some(run) => {
+                        run.in_order &= offset > run.last;
+                        (run.first, run.last) = (run.first.min(offset), run.last.max(offset));
+                    }
+                    None => {
+                        let run = Run { file: file.clone(), first: offset, last: offset, in_order: true };
+                        runs.insert(partition, run);
+                    }
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    /// All rows of files, one file after the other.
+    fn scanned(
+        &self,
+        files: Vec<&FileEntry>,
+        columns: Option<&[&str]>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        self.executed(self.scan(files, columns, None))
+    }
+
+    fn read_rows(
+        &self,
+        files: Vec<&FileEntry>,
+        wanted: Wanted<'_>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        self.executed(self.ordered(files, wanted))
+    }
+
+    fn executed(
+        &self,
+        plan: datafusion::error::Result<Arc<dyn ExecutionPlan>>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
         let damaged = |error: datafusion::error::DataFusionError| LakeError::Damaged(error.to_string());
-        let stream = self.ordered(files.into_iter(), partition, from, columns).map_err(damaged)?;
+        let pool = Arc::new(FairSpillPool::new(SORT_BYTES));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().map_err(damaged)?;
+        let (url, objects) = self.object_store();
+        runtime.register_object_store(&url, objects);
+        let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
+        let stream = plan.and_then(|plan| execute_stream(plan, context.task_ctx())).map_err(damaged)?;
         let place = self.store.failed(&"").to_string();
         Ok(stream.map(move |batch| batch.map_err(|error| read_error(&place, &error))).boxed())
     }
 
-    fn ordered<'a>(
+    fn scan(
         &self,
-        files: impl Iterator<Item = &'a FileEntry>,
-        partition: u32,
-        from: u64,
+        files: Vec<&FileEntry>,
         columns: Option<&[&str]>,
-    ) -> datafusion::error::Result<datafusion::execution::SendableRecordBatchStream> {
-        let runtime =
-            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(SORT_BYTES))).build_arc()?;
-        let (url, objects) = self.object_store();
-        runtime.register_object_store(&url, objects);
-        let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
+        wanted: Option<&Wanted<'_>>,
+    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let (url, _) = self.object_store();
         let schema = schema::in_files(TableName::Events);
-        // Files are in order of partition and offset, so the pages of other partitions are not even read.
-        let source = ParquetSource::new(schema.clone()).with_predicate(wanted(&schema, partition, from)?);
+        let mut source = ParquetSource::new(schema.clone());
+        if let Some(wanted) = wanted {
+            // Files are in order of partition and offset, so the pages of other partitions are not even read.
+            source = source.with_predicate(wanted.condition(&schema)?);
+        }
+        let files = files.into_iter();
         let files = files.map(|file| PartitionedFile::new(self.location(TableName::Events, file).as_ref(), file.size));
         let scan = FileScanConfigBuilder::new(ObjectStoreUrl::parse(&url)?, Arc::new(source));
         let scan = scan.with_file_group(files.collect());
         let indices = columns.map(|names| names.iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>());
-        let scan = scan.with_projection_indices(indices.transpose()?)?.build();
-        let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        Ok(DataSourceExec::from_data_source(scan.with_projection_indices(indices.transpose()?)?.build()))
+    }
+
+    fn ordered(&self, files: Vec<&FileEntry>, wanted: Wanted<'_>) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let scan = self.scan(files, wanted.columns, Some(&wanted))?;
         let schema = scan.schema();
-        let filtered = Arc::new(FilterExec::try_new(wanted(&schema, partition, from)?, scan)?);
+        let filtered = Arc::new(FilterExec::try_new(wanted.condition(&schema)?, scan)?);
         let order = LexOrdering::new([PhysicalSortExpr::new_default(col("offset", &schema)?)]);
-        let plan: Arc<dyn ExecutionPlan> = match order {
+        Ok(match order.filter(|_| wanted.sorted) {
             Some(order) => Arc::new(SortExec::new(order, filtered)),
             None => filtered,
-        };
-        execute_stream(plan, context.task_ctx())
+        })
     }
 
     /// How far, in ms, the event that came latest to a partition lay behind the newest time before it, of those before
@@ -129,12 +217,42 @@ impl Lake {
     }
 }
 
-/// The condition that a row is of a partition, at an offset or after it.
-fn wanted(schema: &Schema, partition: u32, from: u64) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
-    let (partition, from) = (i32::try_from(partition).unwrap_or(i32::MAX), i64::try_from(from).unwrap_or(i64::MAX));
-    let ours = binary(col("partition", schema)?, Operator::Eq, lit(partition), schema)?;
-    let later = binary(col("offset", schema)?, Operator::GtEq, lit(from), schema)?;
-    binary(ours, Operator::And, later, schema)
+/// Which rows of `events` are read.
+struct Wanted<'a> {
+    partition: u32,
+    /// The first offset.
+    from: u64,
+    /// `None`: all.
+    columns: Option<&'a [&'a str]>,
+    /// Whether they are to be put in order of offset; else they come as they lie.
+    sorted: bool,
+}
+
+impl Wanted<'_> {
+    /// The condition that a row is one of them.
+    fn condition(&self, schema: &Schema) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+        let partition = i32::try_from(self.partition).unwrap_or(i32::MAX);
+        let from = i64::try_from(self.from).unwrap_or(i64::MAX);
+        let ours = binary(col("partition", schema)?, Operator::Eq, lit(partition), schema)?;
+        let later = binary(col("offset", schema)?, Operator::GtEq, lit(from), schema)?;
+        binary(ours, Operator::And, later, schema)
+    }
+}
+
+/// Where the rows of each partition lie in the files of a version of `events`.
+#[derive(Default)]
+pub struct EventsLayout {
+    /// By partition, in order of their first offsets.
+    runs: BTreeMap<u32, Vec<Run>>,
+}
+
+/// The rows of one partition in one file.
+struct Run {
+    file: FileEntry,
+    first: u64,
+    last: u64,
+    /// Whether they lie in order of offset, each offset once.
+    in_order: bool,
 }
 
 /// Whether a file of `events` may have a row at an offset or after it, by its statistics.

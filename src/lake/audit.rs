@@ -143,18 +143,25 @@ mod tests {
     use bytes::Bytes;
     use serde_json::{Value, json};
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_is_held_against_its_entry() {
+    const SPAN: Span = Span { partition: 0, start_hour: 5, end_hour: 6 };
+
+    /// Tables, and a file of sessions with one row.
+    async fn written() -> (Lake, FileEntry) {
         let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
-        let table = lake.table(TableName::Sessions);
-        let span = Span { partition: 0, start_hour: 5, end_hour: 6 };
         let mut rows = SessionRows::default();
         rows.push("bot", "ann", &session(7, 5));
-        let file = table.write(Some(span), None, vec![rows.finish()]).await.unwrap();
+        let file = lake.table(TableName::Sessions).write(Some(SPAN), None, vec![rows.finish()]).await.unwrap();
+        (lake, file)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_is_held_against_its_entry() {
+        let (lake, file) = written().await;
+        let table = lake.table(TableName::Sessions);
         let faults = async |file: &FileEntry| table.audit(file, &mut |_| Ok(())).await.unwrap().faults;
         assert_eq!(faults(&file).await, Vec::<String>::new());
 
-        let stray = FileEntry { span: Some(Span { start_hour: 6, end_hour: 7, ..span }), ..file.clone() };
+        let stray = FileEntry { span: Some(Span { start_hour: 6, end_hour: 7, ..SPAN }), ..file.clone() };
         assert_eq!(faults(&stray).await, ["rows that are not of partition 0 and hours 6 to 7: 1"]);
         let stats = file.stats.clone().map(|stats| stats.replace("05:00:00.000", "05:01:00.000"));
         let narrow = FileEntry { stats, rows: 2, ..file.clone() };
@@ -181,12 +188,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_file_tells_of_itself_is_held_against_its_rows() {
-        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
+        let (lake, file) = written().await;
         let table = lake.table(TableName::Sessions);
-        let span = Span { partition: 0, start_hour: 5, end_hour: 6 };
-        let mut rows = SessionRows::default();
-        rows.push("bot", "ann", &session(7, 5));
-        let file = table.write(Some(span), None, vec![rows.finish()]).await.unwrap();
         let bytes = table.bytes(&file).await.unwrap().to_vec();
         let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes.clone())).unwrap();
         let opened_at = reader.schema().index_of("opened_at").unwrap();

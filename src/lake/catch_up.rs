@@ -2,7 +2,7 @@
 
 use super::commit::fingerprint;
 use super::data_file::{parse_date, span_of};
-use super::snapshot::{Mark, Step};
+use super::snapshot::{Mark, Step, rebuild_app};
 use super::table::{LOG_FOLDER, lock};
 use super::{FileEntry, LakeError, Table, TableSnapshot};
 use deltalake::DeltaTable;
@@ -86,8 +86,11 @@ impl Table {
     pub(super) async fn read_whole(&self, table: &DeltaTable) -> Result<TableSnapshot, LakeError> {
         let mut snapshot = self.read_files(table)?;
         let names = (0..self.partitions).flat_map(|partition| Mark::ALL.map(|mark| mark.app_id(&self.log, partition)));
-        for (app_id, value) in self.values(table, names.collect()).await? {
-            if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
+        let rebuild = rebuild_app(&self.log);
+        for (app_id, value) in self.values(table, names.chain([rebuild.clone()]).collect()).await? {
+            if app_id == rebuild {
+                snapshot.rebuild = value;
+            } else if let Some((mark, partition)) = Mark::from_app_id(&self.log, &app_id) {
                 snapshot.mark(mark, partition, value);
             }
         }

@@ -4,11 +4,11 @@
 //! generation writes the next one now and then; whoever takes over from one that is silent writes it too. It is written
 //! only where its name is new, so of two that do so at once one is refused.
 
+use super::chain::Chain;
 use super::kept::{folder, is_generation_name};
 use super::store::Created;
 use super::{Lake, LakeError};
-use futures::TryStreamExt;
-use object_store::ObjectStore;
+use crate::event::shown::brief;
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -54,15 +54,11 @@ pub(super) fn claims(name: &str) -> ObjectPath {
     ObjectPath::from(format!("{}/{FOLDER}", folder(name)))
 }
 
-fn path(name: &str, number: u64) -> ObjectPath {
-    ObjectPath::from(format!("{}/{number:020}.json", claims(name)))
-}
-
 impl Lake {
     /// Claims the name of a generation that is to be kept, or says once more who has it.
     pub async fn claim_name(&self, name: &str, claim: &Claim) -> Result<Claimed, LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("no generation can be named {name:?}")));
+            return Err(LakeError::Generation(format!("no generation can be named `{}`", brief(name))));
         }
         let mut was_lost = false;
         for _ in 0..TRIES {
@@ -79,7 +75,8 @@ impl Lake {
 
     /// `None` where the claim was given back, or taken, at that very moment.
     async fn try_to_claim(&self, name: &str, claim: &Claim) -> Result<Option<Claimed>, LakeError> {
-        let newest = self.newest_claim(name).await?;
+        let chain = self.claim_chain(name);
+        let newest: Option<(u64, Claim)> = chain.newest().await?;
         let claimed = match &newest {
             Some((_, other)) if other.id == claim.id => Claimed::Again,
             Some((_, other)) if !other.is_dead(claim.told_us) => return Ok(Some(Claimed::By(other.clone()))),
@@ -87,59 +84,38 @@ impl Lake {
         };
         let number = newest.map_or(1, |(number, _)| number + 1);
         let text = serde_json::to_vec_pretty(claim).map_err(|error| self.store.failed(&error))?;
-        let created = self.store.create(&path(name, number), text.into()).await?;
+        let created = self.store.create(&chain.path(number), text.into()).await?;
         // One that slept while others went on writes a number that is past.
-        match self.newest_claim(name).await? {
+        match chain.newest::<Claim>().await? {
             Some((newest, _)) if newest == number && created == Created::Yes => {}
             Some((_, other)) if other.id != claim.id => return Ok(Some(Claimed::By(other))),
             _ => return Ok(None),
         }
-        for older in self.claim_numbers(name).await?.into_iter().filter(|older| *older < number) {
-            self.store.delete(&path(name, older)).await?;
+        for older in chain.numbers().await?.into_iter().filter(|older| *older < number) {
+            self.store.delete(&chain.path(older)).await?;
         }
         Ok(Some(claimed))
     }
 
     /// Who makes a generation, or did last.
     pub async fn claim_of(&self, name: &str) -> Result<Option<Claim>, LakeError> {
-        Ok(self.newest_claim(name).await?.map(|(_, claim)| claim))
+        Ok(self.claim_chain(name).newest().await?.map(|(_, claim)| claim))
     }
 
     /// Gives a claim back. Another's is left alone.
     pub async fn release_name(&self, name: &str, id: &str) -> Result<(), LakeError> {
-        let Some((newest, _)) = self.newest_claim(name).await?.filter(|(_, claim)| claim.id == id) else {
-            return Ok(());
-        };
+        let chain = self.claim_chain(name);
+        let own = chain.newest::<Claim>().await?.filter(|(_, claim)| claim.id == id);
+        let Some((newest, _)) = own else { return Ok(()) };
         // The newest goes last: until then it is this one's.
-        for number in self.claim_numbers(name).await?.into_iter().filter(|number| *number <= newest) {
-            self.store.delete(&path(name, number)).await?;
+        for number in chain.numbers().await?.into_iter().filter(|number| *number <= newest) {
+            self.store.delete(&chain.path(number)).await?;
         }
         Ok(())
     }
 
-    async fn newest_claim(&self, name: &str) -> Result<Option<(u64, Claim)>, LakeError> {
-        for number in self.claim_numbers(name).await?.into_iter().rev() {
-            // One that is gone since has a newer one, or was given back.
-            let Some(bytes) = self.store.find(&path(name, number)).await? else { continue };
-            let damaged = |error: serde_json::Error| LakeError::Damaged(format!("{}: {error}", path(name, number)));
-            return serde_json::from_slice(&bytes).map(|claim| Some((number, claim))).map_err(damaged);
-        }
-        Ok(None)
-    }
-
-    /// In order.
-    async fn claim_numbers(&self, name: &str) -> Result<Vec<u64>, LakeError> {
-        let objects = self.store.objects();
-        let root = claims(name);
-        let listed: Vec<_> = objects
-            .list(Some(&root))
-            .try_collect()
-            .await
-            .map_err(|error: object_store::Error| self.store.failed(&error))?;
-        let number = |path: &ObjectPath| path.filename()?.strip_suffix(".json")?.parse().ok();
-        let mut numbers: Vec<u64> = listed.iter().filter_map(|object| number(&object.location)).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
+    fn claim_chain(&self, name: &str) -> Chain<'_> {
+        Chain { store: &self.store, root: claims(name) }
     }
 }
 
@@ -170,7 +146,7 @@ mod tests {
         two.release_name("g", "b").await.unwrap();
         assert_eq!(one.claim_of("g").await.unwrap(), None);
         assert_eq!(one.claim_name("g", &claim("a", 10)).await.unwrap(), Claimed::Anew);
-        assert_eq!(one.claim_numbers("g").await.unwrap().len(), 1, "older ones are removed");
+        assert_eq!(one.claim_chain("g").numbers().await.unwrap().len(), 1, "older ones are removed");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 //! on: when the name is taken, the snapshot is brought up to date, and all is looked at again.
 
 use super::data_file::format_date;
-use super::snapshot::{Mark, Step};
+use super::snapshot::{Mark, Step, rebuild_app};
 use super::store::Created;
 use super::table::lock;
 use super::{Clash, FileEntry, Lake, LakeError, Table, TableSnapshot, schema};
@@ -52,6 +52,14 @@ impl Lake {
         Ok(())
     }
 
+    /// Whether this process owns these partitions in all tables, as far as they were read.
+    pub fn holds(&self, partitions: &[u32]) -> bool {
+        self.tables.values().all(|table| {
+            let (held, owners) = (table.held(), table.snapshot().owners);
+            partitions.iter().all(|own| held.contains_key(own) && held.get(own) == owners.get(own))
+        })
+    }
+
     /// Forgets what is owned, without a commit: for a process that leaves its partitions to others. What it commits is no
     /// longer held against an owner, so it must commit nothing for them.
     pub fn release(&self) {
@@ -94,6 +102,32 @@ impl Table {
             }
         }
         committed
+    }
+
+    /// Makes these files all that the table has, whoever owns their partitions, where its rows come from the rebuild that
+    /// this one follows: `rebuilds` are the two. Another process may do the same.
+    pub(super) async fn replace_all(
+        &self,
+        add: Vec<FileEntry>,
+        rebuilds: (i64, i64),
+        mut extra: Vec<Transaction>,
+    ) -> Result<TableSnapshot, LakeError> {
+        let (follows, rebuild) = rebuilds;
+        extra.push(Transaction::new(rebuild_app(&self.log), rebuild));
+        let change = |base: &TableSnapshot| Change {
+            add: add.clone(),
+            remove: base.files.values().cloned().collect(),
+            operation: "adopt generation",
+            ..Change::default()
+        };
+        let committed = self.commit_on(|base| match base.rebuild {
+            found if found == follows => commit_bytes(self, &change(base), true, extra.clone()),
+            found => {
+                let (table, clash) = (self.name().as_str(), Clash::Rebuilt { found });
+                Err(LakeError::Conflict { table, partition: None, clash })
+            }
+        });
+        committed.await
     }
 
     async fn claim(&self, partitions: &[u32]) -> Result<(), LakeError> {

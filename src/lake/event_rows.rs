@@ -7,7 +7,7 @@ use crate::event::reading::counted_time;
 use crate::event::{Disposition, Event, Origin, Reading, Record, SOURCE_PREFIX};
 use arrow::array::{
     Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Builder, Int32Array, Int32Builder, Int64Array, Int64Builder,
-    RecordBatch, StringBuilder, TimestampMicrosecondArray,
+    RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -159,41 +159,97 @@ pub(super) fn date_of(us: i64) -> i32 {
     i32::try_from(us.div_euclid(DAY_US).clamp(DATES.0, DATES.1)).unwrap_or(0)
 }
 
-/// The partition, record and disposition of a row of the archive. What the archive does not keep of an event (foreign
-/// `source`, content type, other attributes) the fold does not ask for.
-pub fn read_event(batch: &RecordBatch, row: usize) -> Result<(u32, Record, Disposition), LakeError> {
-    let text = |column: &str| -> Result<Option<&str>, LakeError> {
-        let array = strings(batch, column)?;
-        Ok(array.is_valid(row).then(|| array.value(row)))
-    };
-    let needed = |column: &str| text(column)?.ok_or_else(|| LakeError::Damaged(format!("{column} is NULL in events")));
-    let damaged = |column: &str, value: &str| LakeError::Damaged(format!("{column} is {value:?} in events"));
-    let origin = needed("origin")?;
-    let origin = Origin::from_name(origin).ok_or_else(|| damaged("origin", origin))?;
-    let disposition = needed("disposition")?;
-    let disposition = Disposition::from_name(disposition).ok_or_else(|| damaged("disposition", disposition))?;
-    let data = needed("data")?;
-    let base64 = column::<BooleanArray>(batch, "data_base64")?.value(row);
-    let data =
-        if base64 { STANDARD.decode(data).map_err(|_| damaged("data", data))? } else { data.as_bytes().to_vec() };
-    let event = Event {
-        id: needed("event_id")?.to_owned(),
-        source: text("account")?.map(|account| format!("{SOURCE_PREFIX}{account}")).unwrap_or_default(),
-        kind: format!("{}{}", origin.prefix(), needed("type")?),
-        subject: text("user_id")?.map(str::to_owned),
-        time_us: Some(column::<TimestampMicrosecondArray>(batch, "received_at")?.value(row)),
-        content_type: Some("application/json".to_owned()),
-        signature: text("signature")?.map(str::to_owned),
-        extensions: Vec::new(),
-        data,
-    };
-    let partition = column::<Int32Array>(batch, "partition")?.value(row);
-    let record = Record {
-        offset: u64::try_from(longs(batch, "offset")?.value(row)).unwrap_or(0),
-        appended_at_us: column::<TimestampMicrosecondArray>(batch, "appended_at")?.value(row),
-        event,
-    };
-    Ok((u32::try_from(partition).unwrap_or(0), record, disposition))
+/// The columns of a batch of the archive that a record is made of.
+pub struct ArchivedEvents<'a> {
+    partition: &'a Int32Array,
+    offset: &'a Int64Array,
+    appended_at: &'a TimestampMicrosecondArray,
+    event_id: &'a StringArray,
+    origin: &'a StringArray,
+    kind: &'a StringArray,
+    account: &'a StringArray,
+    user_id: &'a StringArray,
+    received_at: &'a TimestampMicrosecondArray,
+    disposition: &'a StringArray,
+    data: &'a StringArray,
+    data_base64: &'a BooleanArray,
+    signature: &'a StringArray,
+}
+
+impl<'a> ArchivedEvents<'a> {
+    /// Their names.
+    pub const COLUMNS: [&'static str; 13] = [
+        "partition",
+        "offset",
+        "appended_at",
+        "event_id",
+        "origin",
+        "type",
+        "account",
+        "user_id",
+        "received_at",
+        "disposition",
+        "data",
+        "data_base64",
+        "signature",
+    ];
+
+    /// Of a batch that has these columns.
+    pub fn new(batch: &'a RecordBatch) -> Result<Self, LakeError> {
+        Ok(Self {
+            partition: column(batch, "partition")?,
+            offset: column(batch, "offset")?,
+            appended_at: column(batch, "appended_at")?,
+            event_id: strings(batch, "event_id")?,
+            origin: strings(batch, "origin")?,
+            kind: strings(batch, "type")?,
+            account: strings(batch, "account")?,
+            user_id: strings(batch, "user_id")?,
+            received_at: column(batch, "received_at")?,
+            disposition: strings(batch, "disposition")?,
+            data: strings(batch, "data")?,
+            data_base64: column(batch, "data_base64")?,
+            signature: strings(batch, "signature")?,
+        })
+    }
+
+    /// The record and disposition of a row. What the archive does not keep of an event (foreign `source`, content type,
+    /// other attributes) the fold does not ask for.
+    pub fn record(&self, row: usize) -> Result<(Record, Disposition), LakeError> {
+        let text = |array: &'a StringArray| array.is_valid(row).then(|| array.value(row));
+        let needed = |array: &'a StringArray, column: &str| {
+            text(array).ok_or_else(|| LakeError::Damaged(format!("{column} is NULL in events")))
+        };
+        let damaged = |column: &str, value: &str| LakeError::Damaged(format!("{column} is {value:?} in events"));
+        let origin = needed(self.origin, "origin")?;
+        let origin = Origin::from_name(origin).ok_or_else(|| damaged("origin", origin))?;
+        let disposition = needed(self.disposition, "disposition")?;
+        let disposition = Disposition::from_name(disposition).ok_or_else(|| damaged("disposition", disposition))?;
+        let data = needed(self.data, "data")?;
+        let data = if self.data_base64.value(row) {
+            STANDARD.decode(data).map_err(|_| damaged("data", data))?
+        } else {
+            data.as_bytes().to_vec()
+        };
+        let event = Event {
+            id: needed(self.event_id, "event_id")?.to_owned(),
+            source: text(self.account).map(|account| format!("{SOURCE_PREFIX}{account}")).unwrap_or_default(),
+            kind: format!("{}{}", origin.prefix(), needed(self.kind, "type")?),
+            subject: text(self.user_id).map(str::to_owned),
+            time_us: Some(self.received_at.value(row)),
+            content_type: Some("application/json".to_owned()),
+            signature: text(self.signature).map(str::to_owned),
+            extensions: Vec::new(),
+            data,
+        };
+        let offset = u64::try_from(self.offset.value(row)).unwrap_or(0);
+        Ok((Record { offset, appended_at_us: self.appended_at.value(row), event }, disposition))
+    }
+
+    /// The partition of a row's record.
+    pub fn partition(&self, row: usize) -> u32 {
+        u32::try_from(self.partition.value(row)).unwrap_or(0)
+    }
 }
 
 pub(super) fn longs<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Int64Array, LakeError> {

@@ -3,13 +3,15 @@
 //! The tables of one that is to be taken over lie in a folder below the live tables', with Delta logs of their own, so that
 //! the live table can take over their files where they are. One that is to be kept has a folder of its own.
 
+use super::kept_state::STATE_FOLDER;
 use super::table::{LOG_FOLDER, lock};
-use super::{Change, Lake, LakeError, TableName};
+use super::{Lake, LakeError, TableName};
 use deltalake::kernel::Transaction;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const PREFIX: &str = "generation-";
 
@@ -18,9 +20,21 @@ pub(super) fn folder(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// Whether a path below a table is of the Delta log that a generation was built with.
-pub(super) fn is_of_its_log(path: &str) -> bool {
-    path.split_once('/').is_some_and(|(folder, rest)| folder.starts_with(PREFIX) && rest.starts_with(LOG_FOLDER))
+/// Whether a path below a table is of what a generation was built and handed over with, its rows apart.
+pub(super) fn is_scaffold(path: &str) -> bool {
+    let of_it = |rest: &str| rest.starts_with(LOG_FOLDER) || rest.starts_with(STATE_FOLDER);
+    path.split_once('/').is_some_and(|(folder, rest)| folder.starts_with(PREFIX) && of_it(rest))
+}
+
+/// Generations are not gone on with when they were begun so long ago.
+pub const LONGEST_BUILD: Duration = Duration::from_secs(30 * 86_400);
+
+/// Whether the folder of a generation, whose name tells when it was begun, may be one that a process makes or will go on with,
+/// where the tables are those of this `rebuild`.
+pub(super) fn may_be_built(folder: &str, rebuild: i64, now_ms: i64) -> bool {
+    let number = folder.strip_prefix(PREFIX).map(rebuild_number);
+    let longest_us = i64::try_from(LONGEST_BUILD.as_micros()).unwrap_or(i64::MAX);
+    number.is_some_and(|begun_us| begun_us > rebuild && now_ms.saturating_mul(1000) - begun_us < longest_us)
 }
 
 /// Where a generation's tables lie.
@@ -42,6 +56,16 @@ impl Place {
     }
 }
 
+/// The number by which the tables tell the rebuild of this name.
+pub fn rebuild_number(name: &str) -> i64 {
+    i64::from_str_radix(name, 16).unwrap_or(1)
+}
+
+/// The name of the rebuild that the tables tell by this number.
+pub fn rebuild_name(number: i64) -> String {
+    format!("{number:x}")
+}
+
 const TABLES: [TableName; 2] = [TableName::Messages, TableName::Sessions];
 
 impl Lake {
@@ -59,12 +83,13 @@ impl Lake {
     }
 
     /// Makes a generation's rows those of the live tables: one commit per table. Repeating it changes nothing. One that is
-    /// not complete is refused.
-    pub async fn adopt(&self, name: &str) -> Result<(), LakeError> {
-        let app_id = format!("counterbat/{}/generation/{name}", self.log);
+    /// not complete is refused, and so is one that is to follow another rebuild than that which the tables' rows come from.
+    pub async fn adopt(&self, name: &str, follows: i64) -> Result<(), LakeError> {
+        let rebuild = rebuild_number(name);
         for table_name in TABLES {
             let table = self.table(table_name);
-            if table.values(&table.load().await?, [app_id.clone()].into()).await?.contains_key(&app_id) {
+            table.refresh().await?;
+            if table.snapshot().rebuild == rebuild {
                 continue;
             }
             let built = self.generation(name).await?.table(table_name).snapshot();
@@ -75,19 +100,11 @@ impl Lake {
                 file.path = format!("{}/{}", folder(name), file.path);
                 file
             });
-            let change = Change {
-                add: add.collect(),
-                remove: table.snapshot().files.values().cloned().collect(),
-                operation: "adopt generation",
-                ..Change::default()
-            };
-            let rebuild = i64::from_str_radix(name, 16).unwrap_or(1);
-            let mut transactions = vec![Transaction::new(&app_id, 1), Transaction::new(self.rebuild_app(), rebuild)];
-            for (partition, position) in &built.positions {
-                let version = i64::try_from(*position).unwrap_or(i64::MAX);
-                transactions.push(Transaction::new(table.rebuilt_app(*partition), version));
-            }
-            table.commit_with(change, true, transactions).await?;
+            let add = add.collect();
+            let rebuilt = built.positions.iter().map(|(partition, position)| {
+                Transaction::new(table.rebuilt_app(*partition), i64::try_from(*position).unwrap_or(i64::MAX))
+            });
+            table.replace_all(add, (follows, rebuild), rebuilt.collect()).await?;
         }
         self.built(name);
         Ok(())
@@ -108,15 +125,20 @@ impl Lake {
         }
     }
 
-    /// Names the rebuild that the rows come from; 0 where there was none.
-    pub async fn rebuild(&self) -> Result<i64, LakeError> {
-        let (table, app_id) = (self.table(TableName::Sessions), self.rebuild_app());
-        let values = table.values(&table.load().await?, [app_id.clone()].into()).await?;
-        Ok(values.get(&app_id).copied().unwrap_or(0))
+    /// Names the rebuild that the rows come from, as far as the tables were read; 0 where there was none.
+    pub fn rebuild(&self) -> i64 {
+        self.table(TableName::Sessions).snapshot().rebuild
     }
 
-    fn rebuild_app(&self) -> String {
-        format!("counterbat/{}/rebuild", self.log)
+    /// Whether any table has the rows of this rebuild, as far as the tables were read.
+    pub fn has_adopted(&self, name: &str) -> bool {
+        TABLES.iter().any(|table| self.table(*table).snapshot().rebuild == rebuild_number(name))
+    }
+
+    /// The rebuild that one of this name follows, which may be adopted half by now.
+    pub fn follows(&self, name: &str) -> i64 {
+        let rebuilds = TABLES.map(|table| self.table(table).snapshot().rebuild);
+        rebuilds.into_iter().find(|rebuild| *rebuild != rebuild_number(name)).unwrap_or(0)
     }
 
     /// By partition, the position before which the rows come from a rebuild, which took in events of any age. Empty when
@@ -132,6 +154,10 @@ impl Lake {
     /// Removes a generation's files; refused for one that was adopted.
     pub async fn drop_generation(&self, name: &str) -> Result<(), LakeError> {
         let below = format!("{}/", folder(name));
+        // Another process may have made it live.
+        for table in TABLES {
+            self.table(table).refresh().await?;
+        }
         let is_live =
             |table: &TableName| self.table(*table).snapshot().files.keys().any(|path| path.starts_with(&below));
         if TABLES.iter().any(is_live) {
@@ -178,7 +204,7 @@ mod tests {
     use super::*;
     use crate::lake::rows::SessionRows;
     use crate::lake::tests::{open, session, walk};
-    use crate::lake::{Span, TableSnapshot};
+    use crate::lake::{Change, Span, TableSnapshot};
 
     async fn write(lake: &Lake, hour: i64) {
         let mut rows = SessionRows::default();
@@ -209,27 +235,27 @@ mod tests {
         let generation = lake.generation("7f").await.unwrap();
         write(&generation, 480_001).await;
         write(&generation, 480_002).await;
-        let refused = lake.adopt("7f").await.unwrap_err();
+        let refused = lake.adopt("7f", 0).await.unwrap_err();
         assert!(
             matches!(&refused, LakeError::Generation(_)) && refused.to_string().contains("not complete"),
             "{refused}"
         );
-        assert!(lake.adopt("80").await.is_err(), "there is none of this name");
+        assert!(lake.adopt("80", 0).await.is_err(), "there is none of this name");
         assert_eq!(live(&lake), before);
-        assert_eq!((lake.rebuild().await.unwrap(), lake.rebuilt_to().await.unwrap()), (0, BTreeMap::new()));
+        assert_eq!((lake.rebuild(), lake.rebuilt_to().await.unwrap()), (0, BTreeMap::new()));
 
         complete(&generation).await;
-        lake.adopt("7f").await.unwrap();
+        lake.adopt("7f", 0).await.unwrap();
         let adopted = live(&lake);
         let paths: Vec<&String> = adopted[1].files.keys().collect();
         assert!(paths.len() == 2 && paths.iter().all(|path| path.starts_with("generation-7f/")), "{paths:?}");
-        assert_eq!((lake.rebuild().await.unwrap(), lake.rebuilt_to().await.unwrap()), (0x7f, [(0, 7), (1, 9)].into()));
-        lake.adopt("7f").await.unwrap();
+        assert_eq!((lake.rebuild(), lake.rebuilt_to().await.unwrap()), (0x7f, [(0, 7), (1, 9)].into()));
+        lake.adopt("7f", 0).await.unwrap();
         assert_eq!(live(&lake), adopted, "once more changes nothing");
         assert!(lake.drop_generation("7f").await.is_err(), "it is live");
         lake.forget_building("7f").await.unwrap();
         let again = open(dir.path()).await;
-        again.adopt("7f").await.unwrap();
+        again.adopt("7f", 0).await.unwrap();
         assert_eq!(live(&again)[1].files, adopted[1].files, "what it was built with is not needed any more");
     }
 
@@ -245,7 +271,7 @@ mod tests {
         table.delete_dead(i64::MAX / 2, 0).await.unwrap();
         assert!(logged() > 0, "it is being built");
         complete(&generation).await;
-        lake.adopt("7f").await.unwrap();
+        lake.adopt("7f", 0).await.unwrap();
         table.delete_dead(i64::MAX / 2, 0).await.unwrap();
         assert_eq!((logged(), walk(&dir.path().join("sessions")).len()), (0, 1), "its rows are live");
 

@@ -6,6 +6,7 @@ use super::generation::Place;
 use super::store::Created;
 use super::table::lock;
 use super::{Lake, LakeError};
+use crate::event::shown::brief;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
@@ -39,7 +40,10 @@ pub struct GenerationInfo {
     pub positions: BTreeMap<u32, u64>,
     /// By log partition, from the first to the last, in ms: how far time had come there.
     pub watermarks_ms: Vec<Option<i64>>,
-    /// Its policy, as TOML, where it is none of those that every process knows.
+    /// The one policy of what was refolded, by name; `None` where it was those of the config.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// That policy, as TOML, where it is none of those that every process knows.
     pub policy_toml: Option<String>,
     /// Bytes of its files.
     pub bytes: u64,
@@ -78,7 +82,7 @@ impl Lake {
     /// Opens the tables of a generation that is to be kept, or makes them. It is not to be seen before [`Lake::publish`].
     pub async fn generation_to_keep(&self, name: &str) -> Result<Lake, LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("no generation can be named {name:?}")));
+            return Err(LakeError::Generation(format!("no generation can be named `{}`", brief(name))));
         }
         self.open_generation(Place::Beside(name.to_owned())).await
     }
@@ -144,7 +148,7 @@ impl Lake {
     /// fail.
     pub async fn drop_kept(&self, name: &str) -> Result<(), LakeError> {
         if !is_generation_name(name) {
-            return Err(LakeError::Generation(format!("there is no generation {name:?}")));
+            return Err(LakeError::Generation(format!("there is no generation `{}`", brief(name))));
         }
         lock(&self.kept).remove(name);
         self.store.delete(&info_path(name)).await?;
@@ -208,6 +212,7 @@ mod tests {
             up_to_us: Some(5),
             positions: BTreeMap::from([(0, 4)]),
             watermarks_ms: vec![Some(6)],
+            policy: Some("vbm".into()),
             policy_toml: None,
             bytes: 0,
             made_by: String::new(),

@@ -16,12 +16,8 @@ impl Lake {
     /// Merges the small files of each date of `events` where there are many; returns how many files went.
     pub async fn merge_events(&self) -> Result<usize, LakeError> {
         let table = self.table(TableName::Events);
-        let mut by_date: BTreeMap<i32, Vec<FileEntry>> = BTreeMap::new();
-        for file in table.snapshot().files.values().filter(|file| file.size < SMALL_BYTES) {
-            by_date.entry(file.date.unwrap_or(0)).or_default().push(file.clone());
-        }
         let mut merged = 0;
-        for (date, files) in by_date.into_iter().filter(|(_, files)| files.len() > SMALL_FILES) {
+        for (date, files) in self.crowded_dates() {
             let mut group: Vec<FileEntry> = Vec::new();
             for file in files {
                 let bytes: u64 = group.iter().map(|file| file.size).sum();
@@ -35,6 +31,22 @@ impl Lake {
             }
         }
         Ok(merged)
+    }
+
+    /// By date, the small files of `events` where they are many.
+    fn crowded_dates(&self) -> BTreeMap<i32, Vec<FileEntry>> {
+        let mut by_date: BTreeMap<i32, Vec<FileEntry>> = BTreeMap::new();
+        let files = self.table(TableName::Events).snapshot().files;
+        for file in files.values().filter(|file| file.size < SMALL_BYTES) {
+            by_date.entry(file.date.unwrap_or(0)).or_default().push(file.clone());
+        }
+        by_date.retain(|_, files| files.len() > SMALL_FILES);
+        by_date
+    }
+
+    /// How many files of `events` [`Lake::merge_events`] would merge.
+    pub fn small_files(&self) -> usize {
+        self.crowded_dates().values().map(Vec::len).sum()
     }
 
     /// Merges the hour files of whole days before the given hour of each partition into day files; returns how many files

@@ -9,12 +9,14 @@ mod audit;
 mod bounds;
 pub mod bucket;
 mod catch_up;
+mod chain;
 mod claim;
 mod commit;
 mod data_file;
 mod event_rows;
 mod generation;
 pub mod kept;
+mod kept_state;
 mod location;
 mod merge;
 mod past;
@@ -29,18 +31,23 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod store_tests;
+mod switch;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
 mod transactions;
 
+pub use archive::EventsLayout;
 pub use audit::Audited;
 pub use claim::{Claim, Claimed};
 pub use commit::Change;
+pub use generation::{LONGEST_BUILD, rebuild_name, rebuild_number};
 pub use kept::{GenerationInfo, Kept, is_generation_name};
+pub use kept_state::KeptState;
 pub use location::{Location, S3Settings};
 pub use past::AsOf;
+pub use switch::{Heard, Stage, Switch};
 pub use table::Table;
 
 use crate::log::LogId;
@@ -49,6 +56,7 @@ use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use store::Store;
 use url::Url;
 
@@ -116,6 +124,8 @@ pub struct TableSnapshot {
     pub appended_us: BTreeMap<u32, i64>,
     /// How often each log partition was claimed by a process, see [`Lake::claim`]: the newest claimant owns it.
     pub owners: BTreeMap<u32, i64>,
+    /// Names the rebuild that the rows come from, see [`rebuild_name`]; 0 where there was none.
+    pub rebuild: i64,
 }
 
 /// How a commit of this process does not fit what another has committed.
@@ -127,6 +137,8 @@ pub enum Clash {
     Position { expected: Option<u64>, found: Option<u64> },
     #[error("file {0} was replaced")]
     File(String),
+    #[error("its rows are those of rebuild {found:x}")]
+    Rebuilt { found: i64 },
 }
 
 /// Why the tables did not do what was asked.
@@ -177,6 +189,8 @@ pub struct Lake {
     tables: BTreeMap<TableName, Table>,
     /// Kept generations that were opened.
     kept: Mutex<BTreeMap<String, Kept>>,
+    /// The number of the newest word on a switch, and since when it is.
+    heard: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Lake {
@@ -205,7 +219,8 @@ impl Lake {
             };
             tables.insert(name, Table::open(name, store.clone(), folder, log, partitions).await?);
         }
-        Ok(Self { store, log: log.clone(), partitions, tables, kept: Mutex::default() })
+        let (kept, heard) = (Mutex::default(), Mutex::default());
+        Ok(Self { store, log: log.clone(), partitions, tables, kept, heard })
     }
 
     /// A table.
@@ -223,6 +238,7 @@ impl Lake {
             partitions: self.partitions,
             tables: snapshots.into_iter().map(pin).collect(),
             kept: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 

@@ -42,6 +42,11 @@ impl Mark {
     }
 }
 
+/// The name under which a table tells the rebuild that its rows come from.
+pub(super) fn rebuild_app(log: &LogId) -> String {
+    format!("counterbat/{log}/rebuild")
+}
+
 impl TableSnapshot {
     pub(super) fn mark(&mut self, mark: Mark, partition: u32, value: i64) {
         match mark {
@@ -79,7 +84,7 @@ impl Step {
     /// only a full load can take in: other columns, another protocol, deletion vectors, anything unknown.
     pub fn follow(mut self, commit: &[u8], log: &LogId, partitions: u32) -> Option<Self> {
         let files = Arc::make_mut(&mut self.snapshot.files);
-        let mut marks = Vec::new();
+        let (mut marks, rebuild) = (Vec::new(), rebuild_app(log));
         for line in commit.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             match serde_json::from_slice::<Action>(line).ok()? {
                 Action::Add(add) if add.deletion_vector.is_none() => {
@@ -91,6 +96,7 @@ impl Step {
                     files.remove(&remove.path);
                     self.removed.push((remove.path, remove.deletion_timestamp));
                 }
+                Action::Txn(txn) if txn.app_id == rebuild => self.snapshot.rebuild = txn.version,
                 Action::Txn(txn) => marks.extend(
                     Mark::from_app_id(log, &txn.app_id)
                         .filter(|(_, partition)| *partition < partitions)

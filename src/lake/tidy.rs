@@ -1,7 +1,7 @@
 //! Hygiene: checkpoints, retention of the Delta log, deletion of files that nobody needs.
 
 use super::table::{LOG_FOLDER, lock};
-use super::{Lake, LakeError, Table, generation};
+use super::{Lake, LakeError, Table, TableSnapshot, generation};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use std::collections::BTreeMap;
@@ -23,6 +23,12 @@ impl Lake {
             table.delete_dead(now_ms, KEEP_MS).await?;
         }
         Ok(())
+    }
+
+    /// Merges the small files of `events`: what must not wait for [`Lake::tidy`].
+    pub async fn merge_small_files(&self) -> Result<(), LakeError> {
+        self.refresh().await?;
+        unless_forestalled(self.merge_events().await)
     }
 
     /// Forgets which files have left the tables: for a process that never deletes any, as they would be ever more.
@@ -93,8 +99,8 @@ impl Table {
     }
 
     /// Deletes Parquet files that have not been live for `keep_ms`: those that were removed, and those that a process
-    /// wrote and never committed, a generation that was given up among them, with what it was while it was built. Returns
-    /// how many.
+    /// wrote and never committed, a generation that was given up among them, with what it was while it was built. One that
+    /// another process may go on with is left alone. Returns how many.
     pub(super) async fn delete_dead(&self, now_ms: i64, keep_ms: i64) -> Result<usize, LakeError> {
         let root = self.object_path("");
         let objects = self.store.objects();
@@ -105,7 +111,7 @@ impl Table {
             .map_err(|error: object_store::Error| self.store.failed(&error))?;
         // After the listing, so that a file which another process committed until then is known to be live.
         self.refresh().await?;
-        let live = self.snapshot().files;
+        let TableSnapshot { files: live, rebuild, .. } = self.snapshot();
         let mut gone = Vec::new();
         for object in listed {
             let Some(path) =
@@ -114,11 +120,13 @@ impl Table {
                 continue;
             };
             let is_data = path.ends_with(".parquet") || path.ends_with(".draft");
-            if !(is_data || generation::is_of_its_log(path))
+            if !(is_data || generation::is_scaffold(path))
                 || path.starts_with("_delta_log/")
                 || live.contains_key(path)
                 || lock(&self.pending).contains(path)
-                || path.split_once('/').is_some_and(|(folder, _)| lock(&self.building).contains(folder))
+                || path.split_once('/').is_some_and(|(folder, _)| {
+                    lock(&self.building).contains(folder) || generation::may_be_built(folder, rebuild, now_ms)
+                })
             {
                 continue;
             }

@@ -8,6 +8,7 @@
 
 use super::embedded::{Options, Retention};
 use super::{Fetched, LogError, LogId, Position};
+use crate::database_dir;
 use crate::event::{Record, frame};
 use fjall::config::CompressionPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
@@ -53,6 +54,7 @@ impl Store {
             fjall::Error::Io(error) => LogError::Unwritable(format!("{path}: {error}")),
             error => broken(error.to_string()),
         };
+        database_dir::clear_unfinished(dir).map_err(|error| failed(error.into()))?;
         let db = Database::builder(dir)
             .cache_size(options.cache_bytes)
             .max_journaling_size(512 << 20)

@@ -30,6 +30,9 @@ const SIDE_BY_SIDE: usize = 6;
 const DAYS_AFTER_MS: i64 = 3 * 86_400_000;
 /// Maintenance at most this often.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
+/// So many small files are merged before that, even in runs that are short: queries open every one.
+const MANY_FILES: usize = 200;
+const MERGE_EVERY: Duration = Duration::from_secs(15);
 /// Writing buckets takes at most one part in this many of the time.
 const REST_FACTOR: u32 = 8;
 
@@ -48,6 +51,7 @@ pub(super) struct Buckets {
     started: Instant,
     took: Duration,
     maintained: Instant,
+    merged: Instant,
     watermarks: BTreeMap<u32, Option<i64>>,
 }
 
@@ -61,6 +65,7 @@ impl Buckets {
             started: now,
             took: Duration::ZERO,
             maintained: now,
+            merged: now,
             watermarks: BTreeMap::new(),
         }
     }
@@ -90,6 +95,15 @@ impl Buckets {
         let due = self.maintained.elapsed() >= MAINTAIN_EVERY;
         if due {
             self.maintained = Instant::now();
+        }
+        due
+    }
+
+    /// Whether small files are to be merged now; `mergeable` tells how many could be.
+    pub fn merge_due(&mut self, mergeable: impl FnOnce() -> usize) -> bool {
+        let due = self.merged.elapsed() >= MERGE_EVERY && mergeable() >= MANY_FILES;
+        if due {
+            self.merged = Instant::now();
         }
         due
     }
@@ -181,13 +195,11 @@ impl Buckets {
     /// The span to write for an hour: its whole day where the day is old, else that of the file that has it, else itself.
     /// Spans of one rewrite never overlap.
     fn span_for(&self, index: &Index<'_>, partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
-        let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;
-        let old_ms = (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(DAYS_AFTER_MS);
-        if watermark_ms.is_some_and(|watermark_ms| watermark_ms >= old_ms) {
-            return Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
+        let fresh = fresh_span(partition, hour, watermark_ms);
+        if fresh.end_hour - fresh.start_hour == DAY_HOURS {
+            return fresh;
         }
-        let of_file = index.covering(partition, hour).and_then(|file| file.span);
-        of_file.unwrap_or(Span { partition, start_hour: hour, end_hour: hour + 1 })
+        index.covering(partition, hour).and_then(|file| file.span).unwrap_or(fresh)
     }
 
     fn forget_old(&mut self, watermarks: &BTreeMap<u32, Option<i64>>) {
@@ -197,6 +209,16 @@ impl Buckets {
         };
         self.dirty.retain(|(_, partition, hour), _| *hour >= horizon(*partition));
     }
+}
+
+/// The span of a new file for an hour: its whole day where the day is old, else itself.
+pub(super) fn fresh_span(partition: u32, hour: i64, watermark_ms: Option<i64>) -> Span {
+    let day = hour.div_euclid(DAY_HOURS) * DAY_HOURS;
+    let old_ms = (day + DAY_HOURS).saturating_mul(3_600_000).saturating_add(DAYS_AFTER_MS);
+    if watermark_ms.is_some_and(|watermark_ms| watermark_ms >= old_ms) {
+        return Span { partition, start_hour: day, end_hour: day + DAY_HOURS };
+    }
+    Span { partition, start_hour: hour, end_hour: hour + 1 }
 }
 
 /// The hours of a partition that have overlay rows.

@@ -127,6 +127,9 @@ impl Committer {
         if self.group.is_some() || failed {
             self.lake.refresh().await?;
         }
+        if self.group.is_some() && !self.lake.holds(&self.workers.keys().copied().collect::<Vec<_>>()) {
+            return Err(ProjectorError::TakenOver);
+        }
         if failed {
             self.live.update(|status| status.error = None);
         }
@@ -309,10 +312,14 @@ impl Committer {
     /// Merges small files, writes checkpoints, deletes what is no longer needed. A failure here is told and tried again
     /// later: nothing depends on it.
     async fn maintain(&mut self) -> Result<(), ProjectorError> {
-        if !self.buckets.maintenance_due() {
-            return Ok(());
-        }
-        if let Err(error) = self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.days_before()).await {
+        let done = if self.buckets.maintenance_due() {
+            self.lake.tidy((self.settings.clock)() / 1000, &self.buckets.days_before()).await
+        } else if self.buckets.merge_due(|| self.lake.small_files()) {
+            self.lake.merge_small_files().await
+        } else {
+            Ok(())
+        };
+        if let Err(error) = done {
             tracing::warn!(%error, "tidying the tables failed; it is tried again later");
         }
         Ok(())

@@ -4,6 +4,7 @@
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
 use crate::event::check_account_name;
+use crate::event::shown::brief;
 use crate::event::time::parse_rfc3339_us;
 use crate::lake::{LakeError, is_generation_name};
 use crate::session::policy::PolicyError;
@@ -29,7 +30,7 @@ pub enum RebuildError {
     /// One at a time.
     #[error("rebuild {0} is not finished: wait for it, or drop it (counterbat rebuild --drop {0})")]
     Busy(String),
-    #[error("there is no generation or rebuild {0:?}; counterbat rebuild --list shows them")]
+    #[error("there is no generation or rebuild `{}`; counterbat rebuild --list shows them", brief(.0))]
     Unknown(String),
     #[error("rebuild {0} is what the tables hold now: it cannot be dropped")]
     IsLive(String),
@@ -83,13 +84,17 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// The policy that what is refolded follows; `None` where it is the configured ones.
+    pub(super) fn own_policy(&self, live: &Settings) -> Result<Option<Arc<Policy>>, PolicyError> {
+        Ok(match (&self.policy, &self.policy_toml) {
+            (_, Some(text)) => Some(Arc::new(Policy::parse(text)?)),
+            (Some(name), None) => Some(live.policies.named(name)?),
+            (None, None) => None,
+        })
+    }
+
     fn chain(&self, live: &Settings) -> Result<Option<PolicyChain>, PolicyError> {
-        let policy = match (&self.policy, &self.policy_toml) {
-            (_, Some(text)) => Arc::new(Policy::parse(text)?),
-            (Some(name), None) => live.policies.named(name)?,
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(PolicyChain::always(policy)))
+        Ok(self.own_policy(live)?.map(PolicyChain::always))
     }
 
     /// What it is folded by, where `live` is what the live tables are folded by.
@@ -124,7 +129,8 @@ impl Wish {
         }
         match &self.keep_as {
             Some(name) if !is_generation_name(name) => Err(RebuildError::Wish(format!(
-                "as: `{name}` is no name for a generation: it must be of the form [a-z][a-z0-9_]{{0,62}}, and not public, live or information_schema"
+                "as: `{}` is no name for a generation: it must be of the form [a-z][a-z0-9_]{{0,62}}, and not public, live or information_schema",
+                brief(name)
             ))),
             Some(_) => Ok(()),
             None if scope != Scope::default() => refuse(

@@ -213,7 +213,8 @@ impl Live {
     pub fn overlay(&self, asked: &Asked) -> Result<Told, ProjectorError> {
         let inner = self.lock();
         let Some(state) = &inner.state else {
-            return Ok(Told::Laid { partitions: Vec::new(), overlays: BTreeMap::new() });
+            let none = asked.tables.keys().map(|name| (*name, Overlay::default())).collect();
+            return Ok(Told::Laid { partitions: Vec::new(), overlays: none });
         };
         let mut partitions = Vec::new();
         for partition in asked.partitions.iter().copied() {
@@ -376,6 +377,16 @@ mod tests {
         let rows = keys.iter().map(|key| (key.clone(), state.laid(key).unwrap().unwrap())).collect();
         live.lift(TableName::Messages, version, Some(Arc::new(rows)));
         state.lift(&keys).unwrap();
+    }
+
+    #[test]
+    fn without_a_state_nothing_is_laid_over_any_table() {
+        let tables = TableName::ALL.map(|name| (name, Standing::default())).into();
+        let told = Live::new(2).overlay(&Asked { partitions: vec![0, 1], tables }).unwrap();
+        let Told::Laid { partitions, overlays } = told else { panic!("the tables are not too old") };
+        assert!(partitions.is_empty() && overlays.values().all(|overlay| overlay.rows.is_empty()));
+        // Whoever asked for a table reads an answer about it.
+        assert!(TableName::ALL.iter().all(|name| overlays.contains_key(name)));
     }
 
     /// Tokens and times of what is laid over a version; `None` where it is too old.

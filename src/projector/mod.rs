@@ -5,6 +5,8 @@
 //! kill, a full disk and a restart alike.
 
 mod buckets;
+mod bulk;
+mod by_user;
 mod commit;
 mod delta;
 mod folding;
@@ -19,7 +21,9 @@ mod rebuilds;
 mod recover;
 mod refold;
 mod run;
+mod span_rows;
 mod sweep;
+mod switch;
 mod takeover;
 pub mod verify;
 mod worker;
@@ -66,12 +70,21 @@ pub enum ProjectorError {
     /// Others may have the partitions now, so nothing of them is committed.
     #[error("the partitions were lost: this process was silent for too long")]
     Lost,
+    /// What this process has not committed is dropped, and what is its own is looked at anew.
+    #[error("other processes have claimed the partitions")]
+    TakenOver,
+    /// Nobody commits to the tables until that is done.
+    #[error("the tables of a rebuild take the place of the old ones ({maker})")]
+    Switching { maker: String },
     /// What was appended meanwhile is safe in the log, but cannot be shown. Trying again helps once the cause is gone.
     #[error("what is newest cannot be shown for now: {error}; the tables were brought up to date last {committed}")]
     Behind { error: String, committed: String },
     /// What was to be done while it rests was not, as its run ended otherwise.
     #[error("the projector did not come to rest; its log says why")]
     Restless,
+    /// Others may have taken over what it was at work on.
+    #[error("others were not told in time that this process is at work on the generation")]
+    Silent,
     /// It gave up; the text says why.
     #[error("the projector has stopped: {0}")]
     Halted(String),
@@ -88,9 +101,16 @@ impl ProjectorError {
             // After a conflict somebody else has what this process thought its own, and the group says what is.
             ProjectorError::Lake(error) => error.is_transient() || matches!(error, LakeError::Conflict { .. }),
             ProjectorError::State(StateError::Io { .. } | StateError::Busy { .. }) => true,
-            ProjectorError::Lost | ProjectorError::Restless => true,
+            ProjectorError::Lost | ProjectorError::Restless | ProjectorError::Silent => true,
+            ProjectorError::TakenOver | ProjectorError::Switching { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it says that others have what was this process's.
+    fn is_of_a_takeover(&self) -> bool {
+        let conflict = matches!(self, ProjectorError::Lake(LakeError::Conflict { .. }));
+        conflict || matches!(self, ProjectorError::TakenOver | ProjectorError::Switching { .. })
     }
 }
 

@@ -10,7 +10,7 @@ use super::refold::{Folded, Refold};
 use super::run::open_state;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
-use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot};
+use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot, rebuild_number};
 use crate::state::{Meta, StateError};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -56,12 +56,16 @@ pub(super) struct Site {
     pub pauses: Option<mpsc::Sender<Pause>>,
     /// Held while the live tables are replaced.
     pub switching: Mutex<()>,
+    /// Asking for rebuilds, dropping them and removing what they have left take turns.
+    pub changing: Mutex<()>,
+    /// Held while the name of a generation is claimed.
+    pub claiming: Mutex<()>,
     /// The process, as others are told of it.
     pub maker: String,
 }
 
 /// How taking the place of the live tables went.
-enum Switch {
+pub(super) enum Switch {
     Done,
     /// It has to be begun anew, with settings that take in later events.
     TooLate,
@@ -75,7 +79,8 @@ impl Site {
         pauses: Option<mpsc::Sender<Pause>>,
     ) -> Arc<Self> {
         let maker = maker(&data_dir);
-        Arc::new(Self { lake, data_dir, settings, pauses, switching: Mutex::default(), maker })
+        let (switching, changing, claiming) = Default::default();
+        Arc::new(Self { lake, data_dir, settings, pauses, switching, changing, claiming, maker })
     }
 
     pub fn jobs(&self) -> Jobs {
@@ -102,7 +107,7 @@ impl Site {
                 return Ok(());
             }
             if job.phase == Phase::Clearing && job.error.is_some() {
-                return self.clear_away(job).await;
+                return self.clear_away(name).await;
             }
             if job.phase == Phase::Clearing {
                 self.clear(&job).await?;
@@ -110,9 +115,15 @@ impl Site {
                 self.jobs().put(&job)?;
             }
             if job.phase == Phase::Switching {
+                if self.has_switched(&job).await? {
+                    return Ok(());
+                }
                 // It failed when time was moved on already, and the projector has gone on since.
                 self.begin_anew(job).await?;
                 continue;
+            }
+            if job.is_shared && job.wish.keep_as.is_none() {
+                self.check_in_time(&job).await?;
             }
             if let Some(newest) = &self.settings.newest_policies {
                 newest().await.map_err(ProjectorError::from)?;
@@ -127,6 +138,8 @@ impl Site {
             };
             match ended {
                 Switch::Done => return Ok(()),
+                // What took so long may have been decided all the same.
+                Switch::TooLate if self.has_switched(&job).await? => return Ok(()),
                 Switch::TooLate => self.begin_anew(job).await?,
             }
         }
@@ -162,7 +175,7 @@ impl Site {
         Ok(refold)
     }
 
-    async fn begin_anew(&self, mut job: Job) -> Result<(), RebuildError> {
+    pub(super) async fn begin_anew(&self, mut job: Job) -> Result<(), RebuildError> {
         tracing::info!(
             rebuild = job.name,
             "the rebuild begins anew: what there was of it was folded by other settings"
@@ -230,6 +243,7 @@ impl Site {
             up_to_us: reach.up_to_us,
             positions: reach.positions,
             watermarks_ms: (0..self.settings.partitions).map(|number| reach.watermarks.get(&number).copied()).collect(),
+            policy: job.wish.own_policy(&self.settings)?.map(|policy| policy.name.to_string()),
             policy_toml: job.wish.policy_toml.clone(),
             bytes: refold.generation().bytes(),
             made_by: job.claim.clone(),
@@ -276,12 +290,15 @@ impl Site {
 
     /// The end of it, while nobody else has the state and the tables: folds what is left, and switches. Until the switch
     /// is marked, an error leaves the live tables and state as they are.
-    async fn switch(&self, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
+    async fn switch(self: &Arc<Self>, job: &Job, refold: Refold, tell: &Tell) -> Result<Switch, RebuildError> {
         let _alone = self.switching.lock().await;
         if self.job(&job.name)?.has_ended() {
             return Err(RebuildError::Unknown(job.name.clone()));
         }
         tell(Progress::Switching);
+        if job.is_shared {
+            return self.switch_shared(job, refold).await;
+        }
         self.lake.refresh().await?;
         let events = self.lake.table(TableName::Events).snapshot();
         if refold.fold(&events, Arc::new(|_, _| {})).await? == Folded::TooLate {
@@ -296,17 +313,8 @@ impl Site {
         let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
         self.jobs().put(&job)?;
         refold.finish(&reach)?;
-        // From here on an error costs the whole refold, so one that passes is waited for a while.
-        let mut tries = 1;
-        while let Err(error) = refold.write(true).await {
-            if !error.is_transient() || tries == TRIES {
-                return Err(error.into());
-            }
-            tracing::warn!(%error, "the new tables cannot be written now; trying again");
-            tries += 1;
-            tokio::time::sleep(AGAIN).await;
-        }
-        refold.hand_over(number_of(&job.name), &self.settings)?;
+        refold.write_all().await?;
+        refold.hand_over(rebuild_number(&job.name), &self.settings)?;
         durable_file::write(&self.data_dir.join(MARKER), &job.name).map_err(told)?;
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
         let made = Meta { policies: self.settings.describe_policies(), ..Meta::default() };
@@ -328,6 +336,9 @@ impl Site {
             return Ok(());
         }
         job.ended_us = Some((self.settings.clock)());
+        if job.is_shared && self.has_switched(&job).await? {
+            return Ok(());
+        }
         if self.has_made(&job).await? {
             tracing::warn!(rebuild = name, %error, "the generation is complete all the same");
             (job.phase, job.leaves) = (Phase::Done, true);
@@ -336,27 +347,25 @@ impl Site {
         tracing::error!(rebuild = name, %error, "the rebuild is given up");
         (job.phase, job.error) = (Phase::Clearing, Some(error.to_string()));
         self.jobs().put(&job)?;
-        self.clear_away(job).await
+        self.clear_away(name).await
     }
 
-    /// Completes what was cut off while the projector rested, and removes what rebuilds have left; before it runs again. What
-    /// cannot be completed is given up.
+    /// Completes what was cut off while the projector rested, before it runs again. What cannot be completed is given up.
     pub async fn settle(self: &Arc<Self>) -> Result<(), ProjectorError> {
         finish_switch(&self.lake, &self.data_dir, (self.settings.clock)()).await?;
-        let switching = self.jobs().unfinished().map_err(told)?.filter(|job| job.phase == Phase::Switching);
-        if let Some(job) = switching {
+        let unfinished = self.jobs().unfinished().map_err(told)?;
+        // One that others share may have been begun, for which they wait, before it was noted down here.
+        if let Some(job) = unfinished.filter(|job| job.phase == Phase::Switching || job.is_shared) {
             self.settle_switch(job).await?;
         }
-        self.sweep().await;
         Ok(())
     }
 
-    async fn settle_switch(&self, job: Job) -> Result<(), ProjectorError> {
-        tracing::info!(rebuild = job.name, "completing a rebuild that was cut off");
+    async fn settle_switch(self: &Arc<Self>, job: Job) -> Result<(), ProjectorError> {
         let tell: Tell = Arc::new(|_| {});
         let completed = match job.is_shared {
             // Others may have gone on with the tables since.
-            true => Err(RebuildError::Wish("it was cut off, and others share the log".to_owned())),
+            true => self.settle_shared_switch(&job).await,
             false => self.complete(job.clone(), &tell).await,
         };
         match completed {
@@ -372,7 +381,7 @@ impl Site {
         }
     }
 
-    async fn complete(&self, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
+    async fn complete(self: &Arc<Self>, mut job: Job, tell: &Tell) -> Result<(), RebuildError> {
         match self.open(&mut job).await? {
             Some(refold) => match self.switch(&job, refold, tell).await? {
                 Switch::Done => Ok(()),
@@ -391,18 +400,13 @@ pub(super) fn told(error: DurableFileError) -> ProjectorError {
 }
 
 /// How far a version of `events` goes.
-fn reach(events: &TableSnapshot) -> Reach {
+pub(super) fn reach(events: &TableSnapshot) -> Reach {
     Reach {
         events: events.files.values().map(|file| file.rows).sum(),
         up_to_us: events.appended_us.values().max().copied(),
         positions: events.positions.clone(),
         watermarks: events.watermarks.clone(),
     }
-}
-
-/// The name of a rebuild as the tables tell it.
-fn number_of(name: &str) -> i64 {
-    i64::from_str_radix(name, 16).unwrap_or(1)
 }
 
 /// Its presence says that the generation it names, and the state of that name, are complete.
@@ -426,7 +430,8 @@ pub(super) async fn any_age(
 pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> Result<(), ProjectorError> {
     let marker = data_dir.join(MARKER);
     let Some(name) = durable_file::read::<String>(&marker).map_err(told)? else { return Ok(()) };
-    lake.adopt(&name).await?;
+    lake.refresh().await?;
+    lake.adopt(&name, lake.follows(&name)).await?;
     let jobs = Jobs::new(data_dir);
     let (new, state) = (jobs.state_dir(&name), data_dir.join("state"));
     if new.exists() {
@@ -446,7 +451,18 @@ pub(super) async fn finish_switch(lake: &Lake, data_dir: &Path, now_us: i64) -> 
     Ok(())
 }
 
-/// So often the new tables are tried to be written while the projector rests.
+/// Whether what has failed is to be tried again, after a pause; `tries` counts.
+pub(super) async fn try_again(error: &ProjectorError, what: &str, tries: &mut usize) -> bool {
+    *tries += 1;
+    if !error.is_transient() || *tries > TRIES {
+        return false;
+    }
+    tracing::warn!(%error, "{what}; trying again");
+    tokio::time::sleep(AGAIN).await;
+    true
+}
+
+/// So often what fails is tried again while the projector rests.
 const TRIES: usize = 10;
 
 /// A pause before what failed is tried again.

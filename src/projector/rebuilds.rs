@@ -12,9 +12,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-const SHARED: &str = "other processes share this log, and they would go on with the old tables: stop them and rebuild \
-                      without a server, or keep the rebuild beside the live tables (--as NAME)";
-
 /// A rebuild, and what it does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -58,7 +55,8 @@ impl Drop for Threads {
 
 /// The one at work.
 struct Current {
-    name: String,
+    /// `None`: what earlier ones have left is removed, and that is all.
+    name: Option<String>,
     progress: Arc<Mutex<Option<Progress>>>,
     task: JoinHandle<()>,
 }
@@ -70,8 +68,6 @@ pub struct Rebuilds {
     is_shared: bool,
     threads: Arc<Threads>,
     current: Arc<Mutex<Option<Current>>>,
-    /// Asking and dropping take turns.
-    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Rebuilds {
@@ -86,18 +82,12 @@ impl Rebuilds {
         let site = Site::new(projector.lake().clone(), data_dir.to_owned(), settings, pauses);
         let failed = |error: std::io::Error| ProjectorError::Halted(format!("no thread for rebuilds: {error}"));
         let threads = Arc::new(Threads::start().map_err(failed)?);
-        let rebuilds = Self { site, is_shared, threads, current: Arc::default(), changing: Arc::default() };
-        match rebuilds.site.jobs().unfinished()? {
-            // Begun without a server; beside one it could not be completed.
-            Some(job) if is_shared && job.wish.keep_as.is_none() => {
-                rebuilds.site.fail(&job.name, &RebuildError::Wish(SHARED.to_owned())).await?;
-            }
-            Some(job) => {
-                tracing::info!(rebuild = job.name, "going on with a rebuild");
-                rebuilds.pursue(&job.name);
-            }
-            None => {}
+        let rebuilds = Self { site, is_shared, threads, current: Arc::default() };
+        let unfinished = rebuilds.site.jobs().unfinished()?.map(|job| job.name);
+        if let Some(rebuild) = &unfinished {
+            tracing::info!(rebuild, "going on with a rebuild");
         }
+        rebuilds.pursue(unfinished);
         Ok(rebuilds)
     }
 
@@ -107,29 +97,31 @@ impl Rebuilds {
 
     /// Begins a rebuild.
     pub async fn ask(&self, wish: Wish) -> Result<Report, RebuildError> {
-        let _one = self.changing.lock().await;
-        if self.is_shared && wish.keep_as.is_none() {
-            return Err(RebuildError::Wish(SHARED.to_owned()));
-        }
+        let _one = self.site.changing.lock().await;
         let job = self.site.prepare(wish, self.is_shared).await?;
-        let is_at_work = |current: &Current| current.name == job.name && !current.task.is_finished();
+        let is_at_work = |current: &Current| current.name.as_ref() == Some(&job.name) && !current.task.is_finished();
         if !self.lock().as_ref().is_some_and(is_at_work) {
-            self.pursue(&job.name);
+            self.pursue(Some(job.name.clone()));
         }
         Ok(self.report(job))
     }
 
-    /// Works on it until it has ended.
-    fn pursue(&self, name: &str) {
+    /// Removes what others have left, then works on this one until it has ended.
+    fn pursue(&self, name: Option<String>) {
         let progress: Arc<Mutex<Option<Progress>>> = Arc::default();
-        let (site, name) = (self.site.clone(), name.to_owned());
-        let task = self.threads.spawn(pursue(site, name.clone(), progress.clone()));
+        let (site, named, told) = (self.site.clone(), name.clone(), progress.clone());
+        let task = self.threads.spawn(async move {
+            site.sweep().await;
+            if let Some(name) = named {
+                pursue(site, name, told).await;
+            }
+        });
         *self.lock() = task.map(|task| Current { name, progress, task });
     }
 
     fn report(&self, job: Job) -> Report {
         let current = self.lock();
-        let of_it = current.as_ref().filter(|current| current.name == job.name && !job.has_ended());
+        let of_it = current.as_ref().filter(|current| current.name.as_ref() == Some(&job.name) && !job.has_ended());
         let progress = of_it.and_then(|current| *current.progress.lock().unwrap_or_else(PoisonError::into_inner));
         Report { job, progress }
     }
@@ -148,8 +140,8 @@ impl Rebuilds {
 
     /// Removes a generation, or a rebuild that has not ended well.
     pub async fn drop(&self, name: &str) -> Result<(), RebuildError> {
-        let _one = self.changing.lock().await;
-        let at_work = self.lock().take_if(|current| current.name == name);
+        let _one = self.site.changing.lock().await;
+        let at_work = self.lock().take_if(|current| current.name.as_deref() == Some(name));
         if let Some(current) = at_work {
             current.task.abort();
             // It was told to end; how it did does not matter.
@@ -193,7 +185,7 @@ async fn pursue(site: Arc<Site>, name: String, progress: Arc<Mutex<Option<Progre
 }
 
 impl Site {
-    /// Notes down a new rebuild. An unfinished one with the same wish is gone on with instead.
+    /// Notes down a new rebuild. An unfinished one with the same wish is gone on with instead. Who calls it holds `changing`.
     pub async fn prepare(&self, wish: Wish, is_shared: bool) -> Result<Job, RebuildError> {
         let jobs = self.jobs();
         if let Some(job) = jobs.unfinished()? {
@@ -203,6 +195,8 @@ impl Site {
         jobs.forget_old()?;
         let asked_us = (self.settings.clock)();
         let name = wish.keep_as.clone().unwrap_or_else(|| format!("{asked_us:x}"));
+        // The one before of this name may have the name still.
+        self.put_in_order(&name).await?;
         super::recover::remove(&jobs.state_dir(&name))?;
         let job = Job {
             policies: wish.settings(&self.settings)?.policies_in_words(),
@@ -254,7 +248,11 @@ impl OfflineRebuilds {
         tell: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Report, RebuildError> {
         self.site.settle().await?;
-        let job = self.site.prepare(wish, self.is_shared).await?;
+        self.site.sweep().await;
+        let job = {
+            let _one = self.site.changing.lock().await;
+            self.site.prepare(wish, self.is_shared).await?
+        };
         let tell: Tell = Arc::new(tell);
         let carried_out = self.site.carry_out(&job.name, &tell).await;
         if let Err(error) = carried_out {
@@ -277,6 +275,7 @@ impl OfflineRebuilds {
 
     /// Removes a generation, or a rebuild that was not finished.
     pub async fn drop(&self, name: &str) -> Result<(), RebuildError> {
+        let _one = self.site.changing.lock().await;
         self.site.forget(name).await
     }
 }

@@ -5,7 +5,7 @@ use super::rebuild::any_age;
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, delta::Delta, job::Scope};
 use crate::durable_file::{self, DurableFileError};
-use crate::lake::rows::read_event;
+use crate::lake::rows::ArchivedEvents;
 use crate::lake::{Lake, TableName};
 use crate::session::Outlines;
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
@@ -262,8 +262,9 @@ impl Replay {
     pub fn fold(&mut self, batch: &RecordBatch) -> Result<(), ProjectorError> {
         let mut records = Vec::with_capacity(batch.num_rows());
         let mut recorded = Vec::with_capacity(batch.num_rows());
+        let archived = ArchivedEvents::new(batch)?;
         for row in 0..batch.num_rows() {
-            let (_, record, disposition) = read_event(batch, row)?;
+            let (record, disposition) = archived.record(row)?;
             records.push(record);
             recorded.push(disposition);
         }

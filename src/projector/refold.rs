@@ -2,18 +2,24 @@
 //! is in that state, so that it is gone on with after a kill.
 
 use super::buckets::Buckets;
+use super::bulk::Bulk;
+use super::by_user::TellRead;
 use super::job::{Reach, Scope};
+use super::rebuild::try_again;
 use super::recover::{Replay, lock};
 use super::{ProjectorError, Settings};
-use crate::lake::{Change, Lake, TableName, TableSnapshot, rows};
-use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
+use crate::lake::{Change, EventsLayout, KeptState, Lake, TableName, TableSnapshot, rows};
+use crate::state::{Batch, FORMAT, Meta, PartitionMark, State, StateError};
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
+
+/// Changes of a state kept in one object.
+const PAGE: usize = 5_000;
 
 /// Told now and then: records gone through, and how many there are.
 pub(super) type Tell = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -28,7 +34,7 @@ pub(super) enum Folded {
 
 /// A refold under way.
 pub(super) struct Refold {
-    generation: Lake,
+    generation: Arc<Lake>,
     fold: Fold,
     /// Partitions folded side by side; with one, whoever drops the future has ended the fold.
     side_by_side: usize,
@@ -42,12 +48,17 @@ struct Fold {
     meta: Arc<Mutex<Meta>>,
     settings: Arc<Settings>,
     scope: Scope,
+    /// Where there is room for what memory does not hold.
+    dir: PathBuf,
 }
 
 /// A round of folding.
 #[derive(Clone)]
 struct Round {
+    generation: Arc<Lake>,
     events: TableSnapshot,
+    /// Where the rows of those partitions lie that are folded from their beginning.
+    layout: Arc<EventsLayout>,
     done: Arc<AtomicU64>,
     total: u64,
     tell: Tell,
@@ -72,13 +83,19 @@ impl Refold {
         let partitions = vec![PartitionMark::default(); settings.partitions as usize];
         let new = Meta { format: FORMAT, log_id: settings.log_id.clone(), policies, partitions };
         let meta = match state.meta() {
-            Ok(None) => new,
+            Ok(None) => {
+                // Users are written before it is told how far they are: what of them is left must not get into others.
+                let mut batch = state.batch();
+                batch.set_meta(&new);
+                batch.commit()?;
+                new
+            }
             Ok(Some(meta)) if meta.policies == new.policies && meta.log_id == new.log_id => meta,
             Ok(Some(_)) | Err(StateError::Damaged { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let fold = Fold { lake, state, meta: Arc::new(Mutex::new(meta)), settings, scope };
-        Ok(Some(Self { generation, fold, side_by_side }))
+        let fold = Fold { lake, state, meta: Arc::new(Mutex::new(meta)), settings, scope, dir: parent.to_owned() };
+        Ok(Some(Self { generation: Arc::new(generation), fold, side_by_side }))
     }
 
     /// How many records of the log it has gone through.
@@ -99,7 +116,12 @@ impl Refold {
     pub async fn fold(&self, events: &TableSnapshot, tell: Tell) -> Result<Folded, ProjectorError> {
         let total: u64 = events.positions.values().sum();
         let done = Arc::new(AtomicU64::new(total.saturating_sub(self.behind(events))));
-        let round = Round { events: events.clone(), done, total, tell };
+        let begins = (0u32..).zip(&lock(&self.fold.meta).partitions).any(|(partition, mark)| {
+            mark.position == 0 && events.positions.get(&partition).is_some_and(|end| *end > 0)
+        });
+        let layout = if begins { self.fold.lake.events_layout(events).await? } else { EventsLayout::default() };
+        let (generation, events, layout) = (self.generation.clone(), events.clone(), Arc::new(layout));
+        let round = Round { generation, events, layout, done, total, tell };
         if self.side_by_side == 1 {
             for partition in 0..self.fold.settings.partitions {
                 if self.fold.partition(round.clone(), partition).await? == Folded::TooLate {
@@ -173,29 +195,66 @@ impl Refold {
         Ok(())
     }
 
+    /// [`Refold::write`] to the end. After [`Refold::finish`] an error costs the whole refold, so one that passes is waited
+    /// for a while.
+    pub async fn write_all(&self) -> Result<(), ProjectorError> {
+        let mut tries = 0;
+        while let Err(error) = self.write(true).await {
+            if !try_again(&error, "the new tables cannot be written now", &mut tries).await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Its tables.
     pub fn generation(&self) -> &Lake {
         &self.generation
     }
 
-    /// Makes the state one that the live tables can be gone on with once they are those of this `rebuild`, under `settings`.
-    pub fn hand_over(self, rebuild: i64, settings: &Settings) -> Result<(), ProjectorError> {
+    /// What the state reflects, where the live tables are those of this `rebuild` and gone on with under `settings`.
+    fn meta_to_go_on(&self, rebuild: i64, settings: &Settings) -> Meta {
         let mut meta = lock(&self.fold.meta).clone();
         meta.policies = settings.describe_policies();
         meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
+        meta
+    }
+
+    /// Makes the state one that the live tables can be gone on with once they are those of this `rebuild`, under `settings`.
+    pub fn hand_over(self, rebuild: i64, settings: &Settings) -> Result<(), ProjectorError> {
         let mut batch = self.fold.state.batch();
-        batch.set_meta(&meta);
+        batch.set_meta(&self.meta_to_go_on(rebuild, settings));
         Ok(batch.commit()?)
+    }
+
+    /// [`Refold::hand_over`] to whatever processes fold the partitions on: keeps a partition's state beside the tables.
+    pub async fn keep_state(&self, rebuild: i64, settings: &Settings, partition: u32) -> Result<(), ProjectorError> {
+        let Fold { lake, state, .. } = &self.fold;
+        let (mut after, mut pages): (Option<Vec<u8>>, u32) = (None, 0);
+        loop {
+            let changes = tokio::task::block_in_place(|| state.changes(partition, after.as_deref(), PAGE))?;
+            let Some(last) = changes.last() else { break };
+            after = Some(last.key.clone());
+            lake.keep_state_page(rebuild, partition, pages, changes).await?;
+            pages += 1;
+        }
+        let meta = self.meta_to_go_on(rebuild, settings);
+        let (mark, position) = (meta.handover(partition).value, meta.partitions[partition as usize].position);
+        Ok(lake.keep_state(rebuild, partition, &KeptState { position, pages, mark }).await?)
     }
 }
 
 impl Fold {
     async fn partition(&self, round: Round, partition: u32) -> Result<Folded, ProjectorError> {
-        let Round { events, done, total, tell } = round;
         let mark = lock(&self.meta).partitions[partition as usize].clone();
-        if mark.position >= events.positions.get(&partition).copied().unwrap_or(0) {
+        let end = round.events.positions.get(&partition).copied().unwrap_or(0);
+        if mark.position >= end {
             return Ok(Folded::All);
         }
+        if mark.position == 0 {
+            return self.begin_partition(round, partition, end).await;
+        }
+        let Round { events, done, total, tell, .. } = round;
         let mut replay = self.replay(partition);
         let mut lateness = Lateness { newest_ms: mark.watermark_ms, limit_ms: self.settings.lateness_ms };
         let mut archive = self.lake.archive_from(&events, partition, mark.position).await?;
@@ -208,9 +267,25 @@ impl Fold {
             tell((done.fetch_add(rows, Ordering::Relaxed) + rows).min(total), total);
         }
         // Ticks are not archived: without this an idle partition would seem to be behind for ever.
-        let end = events.positions.get(&partition).copied().unwrap_or(0);
         tokio::task::block_in_place(|| replay.pass(end).and_then(|()| replay.flush()))?;
         Ok(Folded::All)
+    }
+
+    /// Folds all of a partition that the state has nothing of.
+    async fn begin_partition(&self, round: Round, partition: u32, end: u64) -> Result<Folded, ProjectorError> {
+        let Round { generation, layout, done, total, tell, .. } = round;
+        let Self { lake, state, meta, settings, scope, dir } = self;
+        let bulk = Bulk { lake, generation: &generation, state, settings, scope, dir, partition, end };
+        let read: TellRead =
+            Arc::new(move |rows| tell((done.fetch_add(rows, Ordering::Relaxed) + rows).min(total), total));
+        let note = |mut batch: Batch, mark: PartitionMark| {
+            // Until the batch is written, so that no older mark of another partition goes over it.
+            let mut meta = lock(meta);
+            meta.partitions[partition as usize] = mark;
+            batch.set_meta(&meta);
+            Ok(batch.commit()?)
+        };
+        bulk.run(&layout, read, note).await
     }
 
     fn replay(&self, partition: u32) -> Replay {

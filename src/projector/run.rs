@@ -10,10 +10,11 @@ use super::live::{Live, PartitionStatus, Status};
 use super::past::Ground;
 use super::rebuild::{Pause, finish_switch};
 use super::recover::note_made_under;
+use super::switch::{settle_shared, switch_under_way};
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
-use crate::lake::{Lake, TableName};
+use crate::lake::{Lake, Stage, Switch, TableName};
 use crate::log::{Assignment, Group, LogError};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
 use futures::StreamExt;
@@ -34,6 +35,9 @@ enum Ended {
     /// Something is to be done while none runs.
     Paused(Pause),
 }
+
+/// How often it is looked whether a switch of the tables is over.
+const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 500 });
 
 /// What the projector is asked for.
 pub(super) struct Inbox {
@@ -62,10 +66,7 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
                 continue;
             }
             Ok(Ended::Paused(work)) => {
-                // Until the next run queries wait: they see the tables as before, or as they are made meanwhile.
-                let what = Some("the tables of a rebuild take the place of the old ones".to_owned());
-                let resting = Status { joining: true, recovering: what, ..live.status() };
-                live.clear(resting);
+                live.clear(resting(&live));
                 work().await;
                 continue;
             }
@@ -76,6 +77,23 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
             }
             Err(error) => error,
         };
+        if shared.is_some() && error.is_of_a_takeover() && switch_under_way(&parts.lake).await {
+            tracing::debug!(%error, "waiting for the switch of the tables");
+            live.clear(resting(&live));
+            let mut stop = parts.stop.clone();
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                // The switch itself, where it was broken off and is made anew.
+                Some(work) = inbox.pauses.recv() => work().await,
+                () = told(&mut stop) => return Ok(()),
+            }
+            continue;
+        }
+        if matches!(error, ProjectorError::TakenOver) && !*parts.stop.borrow() {
+            tracing::info!("{error}: looking anew which are this process's");
+            live.clear(Status { joining: true, ..live.status() });
+            continue;
+        }
         if *parts.stop.borrow() {
             if shared.is_some() && error.is_transient() {
                 tracing::warn!(%error, "what was folded last is left to the others");
@@ -108,6 +126,13 @@ pub(super) async fn supervise(mut parts: Parts, live: Arc<Live>, mut inbox: Inbo
     }
 }
 
+/// The status while tables are switched. Until the next run queries wait: they see the tables as before, or as they are
+/// made meanwhile.
+fn resting(live: &Live) -> Status {
+    let what = Some("the tables of a rebuild take the place of the old ones".to_owned());
+    Status { joining: true, recovering: what, ..live.status() }
+}
+
 /// One run, on what is this process's.
 async fn turn(
     parts: &Parts,
@@ -129,6 +154,7 @@ async fn turn(
     let now = assignment.borrow_and_update().clone();
     group.enter(now.number);
     live.assigned(&now);
+    settle_shared(&parts.lake, &parts.data_dir, (parts.settings.clock)()).await?;
     if now.partitions.is_empty() {
         parts.lake.release();
         parts.settings.metrics.set_rebuild_needed(false);
@@ -175,6 +201,7 @@ async fn idle(
         tokio::select! {
             () = changed(Some(&mut *assignment)) => return Ok(Ended::Reassigned),
             () = told(&mut stop) => return Ok(Ended::Stopped),
+            Some(work) = inbox.pauses.recv() => return Ok(Ended::Paused(work)),
             Some(request) = inbox.requests.recv() => {
                 // Nothing of this process waits to be committed. The one who asked may have gone.
                 let _ = request.done.send(CommitPoint::default());
@@ -300,13 +327,18 @@ async fn taken_over(
         newest().await?;
     }
     parts.lake.claim(partitions).await?;
+    // One that was begun before the claim, and has been looked for before that.
+    if let Some(Switch { stage: Stage::Begun | Stage::Decided, maker, .. }) = parts.lake.switch().await?.switch {
+        return Err(ProjectorError::Switching { maker });
+    }
     let (state, meta) = open_state(&parts.data_dir.join("state"), settings).await?;
     // What another log has left here is of no use, and all of this one is to be had elsewhere.
     let meta = meta.filter(|meta| meta.log_id == settings.log_id).unwrap_or_else(|| new_meta(settings));
     let mut meta = Meta { format: FORMAT, ..meta };
     meta.partitions.resize(settings.partitions as usize, PartitionMark::default());
     go_by(&mut meta, settings);
-    let rebuild = parts.lake.rebuild().await?;
+    parts.lake.refresh().await?;
+    let rebuild = parts.lake.rebuild();
     let taking = TakeOver { parts, live, group, state: state.clone(), meta: Mutex::new(meta), rebuild };
     let taken = taking.run(partitions).await?;
     Ok((state, taken))

@@ -1,13 +1,13 @@
 //! What a process that shares the log needs before it folds a partition: its state, as whoever had it left it.
 //!
-//! In this order: the own state on disk, where it is the one that was handed over last; the own one, where it is newer
-//! (after a rebuild); what was handed over; the archive. Whatever did not come from the hand-over is handed over whole,
-//! so that later changes have something to be changes of.
+//! In this order: the own state on disk, where it is the one that was handed over last; the own one, where it is newer;
+//! what a rebuild has kept, where nothing was handed over since; what was handed over; the archive. Whatever did not come
+//! from the hand-over is handed over whole, so that later changes have something to be changes of.
 
 use super::rebuild::any_age;
 use super::recover::{Plan, replay_partition};
 use super::{Parts, ProjectorError, live::Live};
-use crate::lake::TableName;
+use crate::lake::{KeptState, LakeError, TableName};
 use crate::log::{EventLog, Group, Handed, StateChange};
 use crate::state::handover::MARK;
 use crate::state::{Meta, PartitionMark, State, StateError};
@@ -101,6 +101,23 @@ impl TakeOver<'_> {
         if self.fits(&own, archived_to) && is_newer {
             return self.publish(partition).await;
         }
+        let kept = match self.parts.lake.kept_state(self.rebuild, partition).await {
+            Err(error @ LakeError::Damaged(_)) => {
+                tracing::warn!(partition, %error, "what the rebuild has kept cannot be read");
+                None
+            }
+            kept => kept?,
+        };
+        if let Some(kept) = kept.filter(|kept| handed.as_ref().is_none_or(|handed| handed.position <= kept.position)) {
+            self.forget(partition)?;
+            if let Some(mark) = self.take_kept(partition, kept).await?
+                && self.fits(&mark, archived_to)
+            {
+                tracing::info!(partition, position = mark.position, "took the partition's state from the rebuild");
+                self.keep(partition, mark)?;
+                return self.publish(partition).await;
+            }
+        }
         self.forget(partition)?;
         if let Some(handed) = &handed
             && let Some(mark) = self.restore(partition).await?
@@ -192,6 +209,39 @@ impl TakeOver<'_> {
                 Ok(None)
             }
             mark => Ok(mark?),
+        }
+    }
+
+    /// Takes in what a rebuild has kept; the mark that it ends with. `None` where it cannot be read.
+    async fn take_kept(&self, partition: u32, kept: KeptState) -> Result<Option<PartitionMark>, ProjectorError> {
+        let (log_id, policies) = (&self.parts.settings.log_id, self.meta().policies.clone());
+        let take = |changes: Vec<StateChange>| {
+            let mut batch = self.state.batch();
+            let mut mark = None;
+            for change in changes {
+                mark = batch.take_over(change, log_id, &policies)?;
+            }
+            batch.commit()?;
+            Ok::<_, StateError>(mark)
+        };
+        let taken = async {
+            for page in 0..kept.pages {
+                let changes = self.parts.lake.kept_state_page(self.rebuild, partition, page).await?;
+                tokio::task::block_in_place(|| take(changes))?;
+            }
+            let mark = take(vec![StateChange { partition, key: MARK.to_vec(), value: kept.mark }])?;
+            tokio::task::block_in_place(|| self.state.arm_all(partition))?;
+            Ok(mark)
+        };
+        match taken.await {
+            Err(
+                error @ (ProjectorError::Lake(LakeError::Damaged(_))
+                | ProjectorError::State(StateError::Damaged { .. })),
+            ) => {
+                tracing::warn!(partition, %error, "what the rebuild has kept cannot be read");
+                Ok(None)
+            }
+            taken => taken,
         }
     }
 

@@ -7,14 +7,15 @@ use crate::log::embedded::{EmbeddedLog, Options, Retention};
 use crate::log::partitioner::{Route, route};
 use crate::metrics::{AccountLabels, Metrics};
 use crate::session::Policy;
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 mod generations;
 mod shared;
+mod shared_switch;
 mod store;
 mod switching;
 
@@ -189,6 +190,82 @@ async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
     let lake = Arc::new(Lake::open(&url, log.id(), 3).await.unwrap());
     run_once(dir.path(), &lake, log.clone(), true).await;
     assert!(sessions(&lake).await == first && messages(&lake).await == first_messages, "opened again");
+}
+
+/// What a bot was told or did, `day` days after 1 March 2026.
+fn on_day(day: i64, user: &str, what: &str, token: u64) -> Event {
+    let t_ms = 1_772_323_200_000 + day * DAY;
+    let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();
+    let (kind, data) = match what {
+        "send_message" => {
+            let response = format!(r#"{{"status":0,"message_token":{token},"billing_status":1}}"#);
+            (
+                "api.send_message",
+                format!(
+                    r#"{{"request":{{"receiver":"{user}","type":"text"}},"response":{response},"http_status":200}}"#
+                ),
+            )
+        }
+        callback => {
+            let told = format!(
+                r#"{{"event":"{callback}","timestamp":{t_ms},"message_token":{token},"sender":{{"id":"{user}"}}}}"#
+            );
+            (callback, told)
+        }
+    };
+    let kind = if what == "send_message" { kind.to_owned() } else { format!("callback.{kind}") };
+    let line = format!(
+        r#"{{"specversion":"1.0","id":"{what}/{token}/{user}/{day}","source":"/accounts/bot1","type":"com.viber.{kind}","subject":"{user}","time":"{time}","datacontenttype":"application/json","data":{data}}}"#
+    );
+    structured::parse_line(line.as_bytes()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_forgets_what_the_live_fold_forgets() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(dir.path()).await;
+    let url = dir.path().join("lake").display().to_string();
+    let lake = Arc::new(Lake::open(&url, log.id(), 3).await.unwrap());
+    let mut history = Vec::new();
+    for user in ["one", "two"] {
+        history.push(on_day(0, user, "message", 1));
+        history.push(on_day(0, user, "send_message", 2));
+        history.push(on_day(1, user, "delivered", 2));
+        // Between them time goes on, and for one of them by its own events.
+        history.extend((2..45).filter(|_| user == "two").map(|day| on_day(day, "two", "message", 100 + day as u64)));
+        history.push(on_day(50, user, "send_message", 2));
+        history.push(on_day(50, user, "seen", 2));
+    }
+    // One message of the session is still awaited a repeat of when the other is forgotten: the session had both.
+    history.push(on_day(0, "three", "message", 11));
+    history.extend([12, 13].map(|token| on_day(0, "three", "send_message", token)));
+    history.extend([12, 13].map(|token| on_day(1, "three", "delivered", token)));
+    history.push(on_day(19, "three", "seen", 13));
+    history.push(on_day(20, "three", "delivered", 13));
+    history.sort_by_key(|event| event.time_us);
+    for part in history.chunks(7) {
+        append(&log, part).await;
+        run_once(dir.path(), &lake, log.clone(), true).await;
+    }
+    let told = async |lake: &Lake| {
+        let mut told = Vec::new();
+        for batch in rows(lake, TableName::Messages).await {
+            let time = |column: &str| batch.column_by_name(column).unwrap().as_primitive::<TimestampMicrosecondType>();
+            for row in 0..batch.num_rows() {
+                let user = batch.column_by_name("user_id").unwrap().as_string::<i32>().value(row).to_owned();
+                told.push((user, time("sent_at").value(row), time("seen_at").is_valid(row)));
+            }
+        }
+        told.sort();
+        told
+    };
+    let live = told(&lake).await;
+    assert_eq!(live.iter().map(|(_, _, is_seen)| *is_seen).collect::<Vec<_>>(), [false, false, false, false, true]);
+    let live_sessions = sessions(&lake).await;
+    let rebuilds = OfflineRebuilds::new(lake.clone(), dir.path().to_owned(), settings(&*log), false);
+    rebuilds.rebuild(Wish::default(), |_| {}).await.unwrap();
+    assert_eq!(told(&lake).await, live);
+    assert_eq!(sessions(&lake).await, live_sessions);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Which accounts there are: a name that none has is a mistake, and no reason for an empty answer. Pure.
 
+use crate::event::shown::brief;
 use std::collections::BTreeSet;
 
 /// All accounts that any event names, as SQL.
@@ -9,7 +10,7 @@ const LISTED: usize = 20;
 
 /// A name that no account has. The text lists those there are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no account `{name}`; {known}")]
+#[error("there is no account `{}`; {known}", brief(.name))]
 pub struct UnknownAccount {
     pub name: String,
     pub known: String,

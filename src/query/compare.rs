@@ -1,5 +1,6 @@
 //! What two generations make of the same events, as SQL: totals under both, and the rows that differ. Pure.
 
+use crate::event::shown::brief;
 use crate::event::{BadAccountName, check_account_name};
 use crate::lake::{TableName, is_generation_name, schema};
 
@@ -9,7 +10,7 @@ pub const LIVE: &str = "live";
 /// A comparison cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompareError {
-    #[error("{0:?} is neither `live` nor the name of a generation (counterbat rebuild --list shows them)")]
+    #[error("`{}` is neither `live` nor the name of a generation (counterbat rebuild --list shows them)", brief(.0))]
     Name(String),
     #[error("{0} differs in nothing from itself: name two of them")]
     Same(String),

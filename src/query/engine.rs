@@ -4,11 +4,11 @@ use super::calendar::{Calendar, Part};
 use super::catalog::{PG_CATALOG, Postgres};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
-use super::functions::UnsignedToken;
+use super::functions::{DeliveryWindow, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
 use super::numbers;
-use super::reference::{PARTITIONS, POLICIES, Reference};
+use super::reference::{ACCOUNT_POLICIES, PARTITIONS, POLICIES, Reference};
 use super::table::{PictureTable, Place};
 use super::table_functions;
 use super::views::{VIEWS, View};
@@ -178,11 +178,11 @@ impl Engine {
         runtime.register_object_store(store_url.as_ref(), store);
         let mut state =
             SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
-        let token = Arc::new(ScalarUDF::new_from_impl(UnsignedToken::default()));
-        datafusion::execution::FunctionRegistry::register_udf(&mut state, token)?;
-        for part in Part::ALL {
-            let function = Arc::new(ScalarUDF::new_from_impl(Calendar::new(part)));
-            datafusion::execution::FunctionRegistry::register_udf(&mut state, function)?;
+        let window = DeliveryWindow::new(reference.delivery_window_ms);
+        let own = [ScalarUDF::new_from_impl(UnsignedToken::default()), ScalarUDF::new_from_impl(window)];
+        let of_calendar = Part::ALL.map(|part| ScalarUDF::new_from_impl(Calendar::new(part)));
+        for function in own.into_iter().chain(of_calendar) {
+            datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
         }
         let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
         let own = Surroundings { base: state, pg_catalog: None };
@@ -323,7 +323,7 @@ impl Planner {
             schema.register_table(sql_name(table).to_owned(), provider.clone())?;
             live.insert(table, provider);
         }
-        for (name, table) in self.reference.tables(watermarks_ms, None)? {
+        for (name, table) in self.reference.tables(watermarks_ms)? {
             schema.register_table(name.to_owned(), Arc::new(table))?;
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
@@ -458,7 +458,7 @@ fn unknown_table(error: QueryError) -> QueryError {
     let QueryError::Plan { message, line, column } = error else { return error };
     let wanted = message.strip_prefix("table '").and_then(|rest| rest.split_once("' not found")).map(|(name, _)| name);
     let Some(wanted) = wanted else { return QueryError::Plan { message, line, column } };
-    let tables = TABLES.iter().map(|table| sql_name(*table)).chain([POLICIES, PARTITIONS]);
+    let tables = TABLES.iter().map(|table| sql_name(*table)).chain([POLICIES, ACCOUNT_POLICIES, PARTITIONS]);
     let names: Vec<&str> = tables.chain(VIEWS.iter().map(|view| view.name)).collect();
     let near = names.iter().map(|name| (distance(&wanted.to_lowercase(), name), name));
     let near = near.filter(|(far, _)| *far <= 2.max(wanted.len() / 3)).min();

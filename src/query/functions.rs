@@ -1,8 +1,8 @@
 //! SQL functions of our own.
 
 use datafusion::arrow::array::{ArrayRef, AsArray, StringArray};
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::Result;
+use datafusion::arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNano, IntervalUnit};
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 use std::sync::Arc;
 
@@ -41,5 +41,38 @@ impl ScalarUDFImpl for UnsignedToken {
         // The signature lets through exactly one argument.
         let texts = texts.unwrap_or_else(|| Arc::new(StringArray::new_null(arguments.number_rows)));
         Ok(ColumnarValue::Array(texts))
+    }
+}
+
+/// `delivery_window() -> interval`: so long after a message receipts count for it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryWindow {
+    window: IntervalMonthDayNano,
+    signature: Signature,
+}
+
+impl DeliveryWindow {
+    /// The function that gives this many ms.
+    pub fn new(ms: i64) -> DeliveryWindow {
+        let window = IntervalMonthDayNano::new(0, 0, ms.saturating_mul(1_000_000));
+        DeliveryWindow { window, signature: Signature::nullary(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for DeliveryWindow {
+    fn name(&self) -> &str {
+        "delivery_window"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Interval(IntervalUnit::MonthDayNano))
+    }
+
+    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(Some(self.window))))
     }
 }

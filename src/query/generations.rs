@@ -6,7 +6,6 @@ use super::table::{PictureTable, Place};
 use super::views::{VIEWS, View};
 use crate::lake::picture::{Overlay, TableView};
 use crate::lake::{AsOf, FileEntry, GenerationInfo, Kept, TableName, is_generation_name};
-use crate::session::Policy;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::{ScalarValue, TableReference};
 use datafusion::datasource::{ViewTable, provider_as_source};
@@ -100,10 +99,7 @@ impl Generations {
                 };
                 schema.register_table(sql_name(table).to_owned(), provider)?;
             }
-            let own = kept.info.policy_toml.as_deref().map(Policy::parse).transpose();
-            // It was read before it was folded by.
-            let own = own.map_err(|error| QueryError::Internal(error.to_string()))?;
-            for (name, table) in planner.reference.tables(&kept.info.watermarks_ms, own.as_ref())? {
+            for (name, table) in planner.reference.generation_tables(&kept.info)? {
                 schema.register_table(name.to_owned(), Arc::new(table))?;
             }
             let name = &kept.info.name;

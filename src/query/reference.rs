@@ -1,8 +1,10 @@
 //! Tables that are in no file: what the rows of the others were made under, and how far that has come.
 
 use super::calendar::utc_timestamp;
-use crate::session::Policies;
+use super::error::QueryError;
+use crate::lake::GenerationInfo;
 use crate::session::policy::{Anchor, ChargedOn, Policy, PolicyError};
+use crate::session::{Policies, PolicyChain};
 use datafusion::arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
 };
@@ -21,13 +23,22 @@ use std::sync::Arc;
 /// | `name` | TEXT | as in `messages.policy` and `sessions.policy` |
 /// | `service_length_s` | BIGINT | length of a service session |
 /// | `service_anchor` | TEXT | `first` or `last`: the message of the user from which it counts |
-/// | `service_max_length_s` | BIGINT | the longest it can become; NULL where nothing bounds it |
+/// | `service_max_length_s` | BIGINT | the longest it can become; NULL where the anchor is `first` |
 /// | `max_outbound` | INT | the n-th message to the user that closes it; NULL where none does |
 /// | `paid_length_s` | BIGINT | length of a paid session; NULL where there are none |
 /// | `free_out_of_session_per_month` | BIGINT | free out-of-session messages per account and UTC month |
 /// | `charged_on` | TEXT | `sent` or `delivered` |
 /// | `monthly_fee_eur` | DECIMAL(18,6) | per account |
 pub const POLICIES: &str = "policies";
+
+/// Which policy holds for which account, and from when on: up to the next one's start.
+///
+/// | column | type | |
+/// |---|---|---|
+/// | `account` | TEXT | the account; NULL: all that have no row of their own |
+/// | `valid_from` | TIMESTAMP | its start; NULL of the first |
+/// | `policy` | TEXT | its `name` in `policies` |
+pub const ACCOUNT_POLICIES: &str = "account_policies";
 
 /// How far each partition of the log has come, as committed.
 ///
@@ -38,6 +49,11 @@ pub const POLICIES: &str = "policies";
 /// | `allowed_lateness_s` | BIGINT | what lies so far behind it comes too late |
 /// | `delivery_window_s` | BIGINT | so long after a message receipts count for it |
 pub const PARTITIONS: &str = "partitions";
+
+type Tables = [(&'static str, MemTable); 3];
+
+/// By account, `None` of all others: starts in µs, `None` of the first, and names of policies.
+type Chains = BTreeMap<Option<String>, Vec<(Option<i64>, String)>>;
 
 /// What such tables are made from.
 pub struct Reference {
@@ -63,14 +79,40 @@ impl Reference {
         Ok(Reference { built_in, policies, fallback, allowed_lateness_ms, delivery_window_ms })
     }
 
-    /// The tables by name. `watermarks_ms` are those of the partitions, from the first to the last; `another` policy goes
-    /// before those that are known.
-    pub(super) fn tables(
-        &self,
-        watermarks_ms: &[Option<i64>],
-        another: Option<&Policy>,
-    ) -> Result<[(&'static str, MemTable); 2]> {
-        Ok([(POLICIES, table(self.policies(another)?)?), (PARTITIONS, table(self.partitions(watermarks_ms)?)?)])
+    /// The tables by name, of the live rows. `watermarks_ms` are those of the partitions, from the first to the last.
+    pub(super) fn tables(&self, watermarks_ms: &[Option<i64>]) -> Result<Tables> {
+        self.tables_of(watermarks_ms, None, self.chains())
+    }
+
+    /// The tables by name, of a generation's rows.
+    pub(super) fn generation_tables(&self, info: &GenerationInfo) -> Result<Tables, QueryError> {
+        let own = info.policy_toml.as_deref().map(Policy::parse_kept).transpose();
+        // It was read before it was folded by.
+        let own = own.map_err(|error| QueryError::Internal(error.to_string()))?;
+        let mut chains = self.chains();
+        if let Some(policy) = own.as_ref().map(|policy| policy.name.as_str()).or(info.policy.as_deref()) {
+            follow(&mut chains, policy, info);
+        }
+        Ok(self.tables_of(&info.watermarks_ms, own.as_ref(), chains)?)
+    }
+
+    /// `another` policy goes before those that are known.
+    fn tables_of(&self, watermarks_ms: &[Option<i64>], another: Option<&Policy>, chains: Chains) -> Result<Tables> {
+        Ok([
+            (POLICIES, table(self.policies(another)?)?),
+            (ACCOUNT_POLICIES, table(account_policies(&chains)?)?),
+            (PARTITIONS, table(self.partitions(watermarks_ms)?)?),
+        ])
+    }
+
+    fn chains(&self) -> Chains {
+        let steps = |chain: &PolicyChain| -> Vec<(Option<i64>, String)> {
+            let starts = chain.starts();
+            starts.map(|(ms, policy)| (ms.map(|ms| ms.saturating_mul(1000)), policy.name.to_string())).collect()
+        };
+        let known = self.policies.known();
+        let own = known.into_iter().map(|(account, chain)| (Some(account), steps(&chain)));
+        own.chain([(None, vec![(None, self.fallback.name.to_string())])]).collect()
     }
 
     fn policies(&self, another: Option<&Policy>) -> Result<RecordBatch, ArrowError> {
@@ -132,6 +174,32 @@ impl Reference {
     }
 }
 
+/// The accounts that a generation was made anew of follow `policy`, from where its rows are its own.
+fn follow(chains: &mut Chains, policy: &str, info: &GenerationInfo) {
+    let fallback = chains.get(&None).cloned().unwrap_or_default();
+    for account in &info.accounts {
+        chains.entry(Some(account.clone())).or_insert_with(|| fallback.clone());
+    }
+    let is_anew = |account: &Option<String>| {
+        info.accounts.is_empty() || account.as_ref().is_some_and(|account| info.accounts.contains(account))
+    };
+    for (_, steps) in chains.iter_mut().filter(|(account, _)| is_anew(account)) {
+        // Nothing is before a beginning that there is not.
+        steps.retain(|(start_us, _)| info.from_us.is_some_and(|from_us| start_us.is_none_or(|us| us < from_us)));
+        steps.push((info.from_us, policy.to_owned()));
+    }
+}
+
+fn account_policies(chains: &Chains) -> Result<RecordBatch, ArrowError> {
+    let rows = || chains.iter().flat_map(|(account, steps)| steps.iter().map(move |step| (account.as_deref(), step)));
+    let starts: TimestampMicrosecondArray = rows().map(|(_, (start_us, _))| *start_us).collect();
+    batch(vec![
+        ("account", Arc::new(rows().map(|(account, _)| account).collect::<StringArray>())),
+        ("valid_from", Arc::new(starts.with_data_type(utc_timestamp()))),
+        ("policy", Arc::new(rows().map(|(_, (_, policy))| Some(policy)).collect::<StringArray>())),
+    ])
+}
+
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch, ArrowError> {
     let fields: Vec<Field> =
         columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
@@ -140,4 +208,54 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch, ArrowError> {
 
 fn table(rows: RecordBatch) -> Result<MemTable> {
     MemTable::try_new(rows.schema(), vec![vec![rows]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(accounts: &[&str], from_us: Option<i64>) -> GenerationInfo {
+        GenerationInfo {
+            name: "g".into(),
+            made_us: 0,
+            policies: String::new(),
+            accounts: accounts.iter().map(|account| (*account).to_owned()).collect(),
+            from_us,
+            events: 0,
+            up_to_us: None,
+            positions: BTreeMap::new(),
+            watermarks_ms: Vec::new(),
+            policy: None,
+            policy_toml: None,
+            bytes: 0,
+            made_by: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_generation_follows_its_policy_where_its_rows_are_its_own() {
+        let policies = Policies::default();
+        let of = |name| Policy::named(name).unwrap();
+        policies.learn("shop", PolicyChain::new(of("vbm"), vec![(10, of("gupshup"))]));
+        let reference = Reference::new(policies, of("counterbat"), 0, 0).unwrap();
+        let told = |info: Option<GenerationInfo>| {
+            let mut chains = reference.chains();
+            info.iter().for_each(|info| follow(&mut chains, "own", info));
+            let steps = |steps: &Vec<(Option<i64>, String)>| -> String {
+                steps
+                    .iter()
+                    .map(|(us, policy)| format!(" {}{policy}", us.map_or(String::new(), |us| format!("{us}:"))))
+                    .collect()
+            };
+            let told =
+                chains.iter().map(|(account, chain)| format!("{}{}", account.as_deref().unwrap_or("*"), steps(chain)));
+            told.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(told(None), "* counterbat, shop vbm 10000:gupshup");
+        assert_eq!(told(Some(info(&[], None))), "* own, shop own");
+        assert_eq!(told(Some(info(&[], Some(10_000)))), "* counterbat 10000:own, shop vbm 10000:own");
+        let some = info(&["bar", "shop"], Some(20_000));
+        assert_eq!(told(Some(some)), "* counterbat, bar counterbat 20000:own, shop vbm 10000:gupshup 20000:own");
+        assert_eq!(told(Some(info(&["bar"], None))), "* counterbat, bar own, shop vbm 10000:gupshup");
+    }
 }

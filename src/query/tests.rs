@@ -55,6 +55,7 @@ struct Fixture {
     dir: TempDir,
     views: BTreeMap<TableName, TableView>,
     policy: Arc<Policy>,
+    policies: Policies,
     watermarks_ms: Vec<Option<i64>>,
 }
 
@@ -75,10 +76,17 @@ impl Fixture {
         FileEntry { path, size, rows: batch.num_rows() as u64, span, date, stats: None }
     }
 
+    /// Has these rows, and no others, in a table.
+    fn lay(&mut self, table: TableName, names: &[&str], values: &[&[&str]]) {
+        let rows = vec![rows(table, names, values)];
+        self.views.insert(table, TableView { rows, ..TableView::default() });
+    }
+
     fn empty() -> Fixture {
         let views = TableName::ALL.map(|table| (table, TableView::default()));
         let policy = Policy::named("counterbat").unwrap();
-        Fixture { dir: TempDir::new().unwrap(), views: views.into(), policy, watermarks_ms: Vec::new() }
+        let (dir, policies) = (TempDir::new().unwrap(), Policies::default());
+        Fixture { dir, views: views.into(), policy, policies, watermarks_ms: Vec::new() }
     }
 
     fn new() -> Fixture {
@@ -199,7 +207,7 @@ impl Fixture {
 
     fn engine(self, limits: Limits) -> Engine {
         let days = |days: i64| days * 86_400_000;
-        let reference = Reference::new(Policies::default(), self.policy.clone(), days(3), days(14)).unwrap();
+        let reference = Reference::new(self.policies.clone(), self.policy.clone(), days(3), days(14)).unwrap();
         Engine::new(Arc::new(self), reference, limits).unwrap()
     }
 }
@@ -291,6 +299,11 @@ async fn files_of_other_hours_and_days_are_not_opened() {
         let path = &fixture.views[&table].clean[file].path;
         std::fs::write(fixture.dir.path().join(path), b"no Parquet").unwrap();
     }
+    let span = Some(Span { partition: 0, start_hour: HOUR, end_hour: HOUR + 24 });
+    let sent = rows(TableName::Messages, &["account"], &[&["shop"]]);
+    let sent = fixture.file(TableName::Messages, &sent, None, span);
+    std::fs::write(fixture.dir.path().join(&sent.path), b"no Parquet").unwrap();
+    fixture.views.get_mut(&TableName::Messages).unwrap().clean.push(sent);
     let engine = fixture.engine(LIMITS);
     assert_eq!(csv(&engine, "SELECT count(*) FROM events WHERE date > '2026-01-01'").await, "2");
     assert_eq!(
@@ -305,7 +318,7 @@ async fn files_of_other_hours_and_days_are_not_opened() {
         "usage_hourly WHERE hour > TIMESTAMP '2026-01-03T00:00:00Z'",
         "usage_daily('America/New_York') WHERE day > '2026-01-02' AND account = 'shop'",
         "usage_monthly WHERE month = '2026-02-01'",
-        "completeness('2026-01-02') WHERE account = 'shop'",
+        "completeness('2026-03-01') WHERE account = 'shop'",
         "open_sessions",
         "expiring_sessions",
     ] {

@@ -38,7 +38,7 @@ impl Terms {
     }
 
     /// When what ended at `end_ms` is forgotten: never before it is settled and nothing earlier can come.
-    fn forgotten_at(&self, end_ms: i64) -> i64 {
+    pub(super) fn forgotten_at(&self, end_ms: i64) -> i64 {
         let lateness_ms = self.lateness_ms.map_or(i64::MAX, |lateness_ms| lateness_ms.max(self.settle_lateness_ms));
         end_ms.saturating_add(self.delivery_window_ms).saturating_add(lateness_ms)
     }

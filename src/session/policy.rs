@@ -2,6 +2,7 @@
 
 use super::money::Money;
 use super::outline::{Outline, digest};
+use crate::event::shown::brief;
 use borsh::BorshSerialize;
 use compact_str::CompactString;
 use serde::{Deserialize, Deserializer};
@@ -17,6 +18,8 @@ const BUILT_IN: [&str; 5] = [
 
 /// No session is longer: 31 days, which is as far as the views look back for the session of a message.
 const MAX_LENGTH_MS: i64 = 31 * 86_400_000;
+/// In ms, the greatest first.
+const UNITS: [(&str, i64); 3] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)];
 const MAX_OUTBOUND: u32 = 1_000_000;
 const MAX_FREE: u64 = 1_000_000_000;
 const MAX_FEE_MICROS: i64 = 1_000_000_000_000;
@@ -44,7 +47,7 @@ pub struct ServiceTerms {
     #[serde(rename = "length", deserialize_with = "duration_ms")]
     pub length_ms: i64,
     pub anchor: Anchor,
-    /// With [`Anchor::Last`]: the session never lasts longer than this.
+    /// With [`Anchor::Last`], and only with it: the session never lasts longer than this.
     #[serde(rename = "max_length", default, deserialize_with = "optional_duration_ms")]
     pub max_length_ms: Option<i64>,
     /// The n-th outbound message closes the session.
@@ -79,7 +82,8 @@ pub enum ChargedOn {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PolicyError {
     #[error(
-        "there is no policy {0:?}; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm; others are files that the config names under [fold] policy_files"
+        "there is no policy \"{}\"; built in are: counterbat, viber-2022, viber-2024, gupshup, vbm; others are files that the config names under [fold] policy_files",
+        brief(.0)
     )]
     Unknown(String),
     /// The text says in which line and field.
@@ -95,37 +99,57 @@ pub enum PolicyError {
 impl Policy {
     /// Reads a policy from TOML.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let policy: Self = toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start));
-            refusal(text, before.map(|before| before.matches('\n').count()), &error.message().replace('\n', "; "))
-        })?;
-        policy.check().map_err(|(field, reason)| {
-            let is_it = |line: &str| line.split_once('=').is_some_and(|(key, _)| key.trim() == field);
-            refusal(text, text.lines().position(is_it), &reason)
-        })?;
+        let policy = Self::parse_kept(text)?;
+        policy.check().map_err(|(field, reason)| refusal(text, line_of(text, field), &reason))?;
         Ok(policy)
     }
 
-    /// What no type says: else the field and why it is refused.
+    /// Reads one that was accepted when rows were made under it: it need not be within the limits of today.
+    pub fn parse_kept(text: &str) -> Result<Self, PolicyError> {
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            refusal(text, before.map(|before| before.matches('\n').count()), &error.message().replace('\n', "; "))
+        })
+    }
+
+    /// What no type says: else the field, with its table, and why it is refused.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_letter) {
-            return Err(("name", format!("{:?} is not 1 to 64 of a-z, 0-9, _ and -", self.name)));
+            return Err(("name", format!("\"{}\" is not 1 to 64 of a-z, 0-9, _ and -", brief(&self.name))));
         }
         let ServiceTerms { length_ms, anchor, max_length_ms, max_outbound } = self.service;
+        let lengths = [
+            ("service.length", Some(length_ms)),
+            ("service.max_length", max_length_ms),
+            ("paid.length", self.paid.as_ref().map(|paid| paid.length_ms)),
+        ];
+        for (field, ms) in lengths {
+            if let Some(ms) = ms.filter(|ms| *ms > MAX_LENGTH_MS) {
+                return Err((field, too_long(&duration(ms))));
+            }
+        }
         match (anchor, max_length_ms) {
             (Anchor::First, Some(_)) => {
-                return Err(("max_length", "only a session with anchor \"last\" grows, so only it has one".into()));
+                return Err((
+                    "service.max_length",
+                    "only a session with anchor \"last\" grows, so only it has one".into(),
+                ));
+            }
+            (Anchor::Last, None) => {
+                return Err(("service.anchor", "a session that grows needs a max_length, \"31d\" at the most".into()));
             }
             (Anchor::Last, Some(max_ms)) if max_ms < length_ms => {
-                return Err(("max_length", "it is shorter than length".into()));
+                return Err(("service.max_length", "it is shorter than length".into()));
             }
             _ => {}
         }
         match max_outbound {
-            Some(0) => return Err(("max_outbound", "a session has at least 1; leave it out for no limit".into())),
+            Some(0) => {
+                return Err(("service.max_outbound", "a session has at least 1; leave it out for no limit".into()));
+            }
             Some(many) if many > MAX_OUTBOUND => {
-                return Err(("max_outbound", too_many(many.into(), MAX_OUTBOUND.into())));
+                return Err(("service.max_outbound", too_many(many.into(), MAX_OUTBOUND.into())));
             }
             _ => {}
         }
@@ -202,7 +226,13 @@ impl PolicyChain {
 
     /// All of them, from the first to the last.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        std::iter::once(&self.first).chain(self.later.iter().map(|(_, policy)| policy))
+        self.starts().map(|(_, policy)| policy)
+    }
+
+    /// All of them, each with its start in ms, which the first has none of.
+    pub fn starts(&self) -> impl Iterator<Item = (Option<i64>, &Arc<Policy>)> {
+        let later = self.later.iter().map(|(start_ms, policy)| (Some(*start_ms), policy));
+        std::iter::once((None, &self.first)).chain(later)
     }
 
     /// The policy in force at a time.
@@ -212,6 +242,19 @@ impl PolicyChain {
             n => &self.later[n - 1].1,
         }
     }
+}
+
+/// The line, counted from 0, in which a field is set, as `paid.length`; `None` where a table is written on one line.
+fn line_of(text: &str, field: &str) -> Option<usize> {
+    let (table, field) = field.split_once('.').unwrap_or(("", field));
+    let mut within = "";
+    text.lines().position(|line| match line.trim().strip_prefix('[') {
+        Some(header) => {
+            within = header.split(']').next().unwrap_or_default().trim();
+            false
+        }
+        None => within == table && line.split_once('=').is_some_and(|(key, _)| key.trim() == field),
+    })
 }
 
 /// An error in a line of a policy's text, counted from 0, and in the field that is set there.
@@ -243,18 +286,22 @@ fn optional_duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
 fn parse_duration_ms(text: &str) -> Result<i64, String> {
     let none = || format!("{text:?} is no duration such as \"24h\" or \"7d\"");
     let split = text.find(|c: char| !c.is_ascii_digit()).filter(|split| *split > 0).ok_or_else(none)?;
-    let unit_ms = match &text[split..] {
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(none()),
-    };
+    let (_, unit_ms) = UNITS.into_iter().find(|(unit, _)| *unit == &text[split..]).ok_or_else(none)?;
     // A number that has no room is too great, whatever its unit.
     match text[..split].parse::<i64>().ok().and_then(|number| number.checked_mul(unit_ms)) {
         Some(0) => Err(none()),
-        Some(ms) if ms <= MAX_LENGTH_MS => Ok(ms),
-        _ => Err(format!("{text:?} is longer than \"31d\", the most")),
+        ms => ms.ok_or_else(|| too_long(text)),
     }
+}
+
+/// In the greatest unit that it is a number of.
+fn duration(ms: i64) -> String {
+    let unit = UNITS.into_iter().find(|(_, unit_ms)| ms % unit_ms == 0);
+    unit.map_or_else(|| format!("{ms}ms"), |(unit, unit_ms)| format!("{}{unit}", ms / unit_ms))
+}
+
+fn too_long(text: &str) -> String {
+    format!("{text:?} is longer than \"31d\", the most")
 }
 
 #[cfg(test)]
@@ -300,6 +347,7 @@ mod tests {
             (good.replace("\"vbm\"", "\"Our VBM\""), "line 2, name: \"Our VBM\" is not 1 to 64"),
             (good.replace("\"0\"", "\"-1\""), "line 5, monthly_fee_eur: \"-1\": it is negative"),
             (good.replace("max_outbound = 60", "max_length = \"7d\""), "line 10, max_length: only a session"),
+            (good.replace("first", "last"), "line 9, anchor: a session that grows needs a max_length"),
             (
                 good.replace("max_outbound = 60", "max_length = \"1h\"").replace("first", "last"),
                 "line 10, max_length: it is shorter",
@@ -313,14 +361,14 @@ mod tests {
 
     #[test]
     fn what_no_tariff_has_is_refused_with_the_most_there_is() {
-        let good = include_str!("policies/counterbat.toml").replace("first", "last");
+        let good = include_str!("policies/counterbat.toml").replace("\"first\"", "\"last\"\nmax_length = \"31d\"");
         let paid = |length: &str| good.replace("[paid]\nlength = \"24h\"", &format!("[paid]\nlength = {length:?}"));
         for (text, wanted) in [
             (good.replacen("24h", "32d", 1), "line 8, length: \"32d\" is longer than \"31d\", the most"),
-            (paid("745h"), "line 12, length: \"745h\" is longer than"),
-            (paid("99999999999d"), "line 12, length: \"99999999999d\" is longer than"),
-            (paid("99999999999999999999d"), "line 12, length: \"99999999999999999999d\" is longer than"),
-            (good.replace("\"last\"", "\"last\"\nmax_length = \"32d\""), "line 10, max_length: \"32d\" is longer than"),
+            (paid("745h"), "line 13, length: \"745h\" is longer than"),
+            (paid("99999999999d"), "line 13, length: \"99999999999d\" is longer than"),
+            (paid("99999999999999999999d"), "line 13, length: \"99999999999999999999d\" is longer than"),
+            (good.replace("31d", "32d"), "line 10, max_length: \"32d\" is longer than"),
             (
                 good.replace("\"last\"", "\"last\"\nmax_outbound = 1000001"),
                 "line 10, max_outbound: 1000001 is more than 1000000",
@@ -339,6 +387,8 @@ mod tests {
             assert!(error.starts_with(wanted), "{text}: {error}");
         }
         assert!(Policy::parse(&paid("31d").replace("\"0\"", "\"1000000\"")).is_ok());
+        let kept = Policy::parse_kept(&paid("90d")).unwrap();
+        assert_eq!(kept.paid.unwrap().length_ms, 90 * 86_400_000, "what was accepted once is read");
     }
 
     #[test]

@@ -167,25 +167,47 @@ impl User {
     /// Takes in what a well-formed record says. `watermark_ms` is that of the partition before the record. Returns the
     /// record's disposition; `TooLate` leaves the user as it was.
     pub fn apply(&mut self, reading: &Reading<'_>, watermark_ms: Option<i64>, terms: &Terms) -> Disposition {
+        let Reading { t_ms, token, fact, country, .. } = reading;
+        self.hear(*t_ms, *token, fact.as_ref(), country.as_ref(), watermark_ms, terms)
+    }
+
+    /// [`User::apply`] of what a reading has for it.
+    pub fn hear(
+        &mut self,
+        t_ms: i64,
+        token: Option<u64>,
+        fact: Option<&Fact>,
+        country: Option<&CompactString>,
+        watermark_ms: Option<i64>,
+        terms: &Terms,
+    ) -> Disposition {
         let known_after_ms = terms.known_after(watermark_ms);
-        let too_late = reading.t_ms <= known_after_ms;
-        if let (Some(country), false) = (&reading.country, too_late) {
-            self.mark(Mark { t_ms: reading.t_ms, token: reading.token.unwrap_or(0), country: country.clone() });
+        let too_late = t_ms <= known_after_ms;
+        if let (Some(country), false) = (country, too_late) {
+            self.mark(Mark { t_ms, token: token.unwrap_or(0), country: country.clone() });
         }
-        let (Some(fact), Some(token)) = (&reading.fact, reading.token) else { return Disposition::Info };
+        let (Some(fact), Some(token)) = (fact, token) else { return Disposition::Info };
         if too_late {
             return Disposition::TooLate;
         }
         // Each record finds what time has left, wherever the batches were cut.
         self.give_up(known_after_ms);
         let known = match fact {
-            Fact::Inbound => self.deed(reading.t_ms, token, Deed::Inbound, known_after_ms),
-            Fact::Unsubscribed => self.deed(reading.t_ms, token, Deed::Unsubscribed, known_after_ms),
-            Fact::Subscribed => self.deed(reading.t_ms, token, Deed::Subscribed, known_after_ms),
-            Fact::Outbound(outbound) => self.outbound(reading.t_ms, token, outbound, known_after_ms),
-            Fact::Receipt(kind, failure) => self.receipt(reading.t_ms, token, *kind, failure.as_ref(), known_after_ms),
+            Fact::Inbound => self.deed(t_ms, token, Deed::Inbound, known_after_ms),
+            Fact::Unsubscribed => self.deed(t_ms, token, Deed::Unsubscribed, known_after_ms),
+            Fact::Subscribed => self.deed(t_ms, token, Deed::Subscribed, known_after_ms),
+            Fact::Outbound(outbound) => self.outbound(t_ms, token, outbound, known_after_ms),
+            Fact::Receipt(kind, failure) => self.receipt(t_ms, token, *kind, failure.as_ref(), known_after_ms),
         };
         if known { Disposition::Duplicate } else { Disposition::Fact }
+    }
+
+    /// Whether a message with this token is still remembered that would be forgotten, had time been moved on to
+    /// `watermark_ms`; or perhaps would.
+    pub fn is_overdue(&self, token: u64, watermark_ms: i64, terms: &Terms) -> bool {
+        let is_old = |t_ms: i64| watermark_ms >= terms.forgotten_at(t_ms);
+        self.recent.iter().any(|fact| fact.token == token && is_old(fact.t_ms))
+            || self.frontier.message(token).is_some_and(|message| is_old(message.sent_at_ms))
     }
 
     /// Whether nothing is left that a later event could build on.

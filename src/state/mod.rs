@@ -7,6 +7,7 @@
 pub mod handover;
 pub mod overlay;
 
+use crate::database_dir;
 use crate::log::StateChange;
 use crate::session::{Outlines, User};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -136,6 +137,7 @@ impl State {
             fjall::Error::Locked => StateError::Busy { path: dir.display().to_string() },
             error => StateError::Damaged { path: dir.display().to_string(), reason: error.to_string() },
         };
+        database_dir::clear_unfinished(dir).map_err(|error| io_error(dir, &error.to_string()))?;
         let buffers = (memory_bytes / 2).max(16 << 20);
         let db = Database::builder(dir)
             .cache_size((memory_bytes / 2).max(8 << 20))

@@ -37,6 +37,7 @@ mod sandbox;
 mod schemas;
 mod sdk;
 mod serving;
+mod shared_rebuilds;
 mod sharing;
 mod tools;
 mod topic;

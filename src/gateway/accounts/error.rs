@@ -2,6 +2,7 @@
 
 use super::super::shelf::ShelfError;
 use super::super::vault::{BadKey, Unopened};
+use crate::event::shown::brief;
 use crate::session::policy::PolicyError;
 
 /// Why the accounts cannot be served, or one of them not be changed. Only [`AccountsError::Shelf`] may pass by itself. No
@@ -15,7 +16,7 @@ pub enum AccountsError {
         "account `{0}` is both in the config and added at run time: take it out of the config, or remove the other by `counterbat account remove {0}`"
     )]
     InBoth(String),
-    #[error("{0:?} is no name for an account: expected 1 to 64 of a-z, 0-9, _ and -")]
+    #[error("`{}` is no name for an account: expected 1 to 64 of a-z, 0-9, _ and -", brief(.0))]
     BadName(String),
     #[error("the token is empty, too long, or has characters that no token has")]
     BadToken,
@@ -23,7 +24,7 @@ pub enum AccountsError {
     NameTaken(String),
     #[error("this token is already a token of account `{0}`")]
     TokenTaken(String),
-    #[error("there is no account `{0}`")]
+    #[error("there is no account `{}`", brief(.0))]
     Unknown(String),
     #[error("account `{0}` comes from the config: change it there, under [[accounts]], and restart")]
     Configured(String),

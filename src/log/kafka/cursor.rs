@@ -153,7 +153,9 @@ impl Cursors {
             return false;
         }
         cursor.moved = Instant::now();
-        let is_behind = self.ask(&self.asking, partition, GLANCE).is_ok_and(|(_, end)| end > cursor.next);
+        // The client that asks may be one that stands still, too; and no answer does not say that there is nothing.
+        let end = self.ask(&self.asking, partition, GLANCE).or_else(|_| self.ask_anew(partition, GLANCE));
+        let is_behind = end.map_or(true, |(_, end)| end > cursor.next);
         std::mem::replace(&mut cursor.doubted, is_behind) && is_behind
     }
 
@@ -219,10 +221,13 @@ impl Cursors {
 
     /// First offset still held, and the end. Blocks until a broker answers.
     pub fn bounds(&self, partition: u32) -> Result<(u64, u64), LogError> {
-        // A client that looked at the topic while brokers were away may go on not knowing its partitions; a new one asks.
-        let anew = || self.ask(&Brief::new(self.settings.consumer().create_with_context(Quiet)?), partition, PATIENCE);
-        let found = self.ask(&self.asking, partition, PATIENCE).or_else(|_| anew());
+        let found = self.ask(&self.asking, partition, PATIENCE).or_else(|_| self.ask_anew(partition, PATIENCE));
         found.map_err(|error| self.unreadable(partition, 0, error.to_string()))
+    }
+
+    /// A client that looked at the topic while brokers were away may go on not knowing its partitions; a new one asks.
+    fn ask_anew(&self, partition: u32, within: Duration) -> Result<(u64, u64), KafkaError> {
+        self.ask(&Brief::new(self.settings.consumer().create_with_context(Quiet)?), partition, within)
     }
 
     fn ask(&self, client: &BaseConsumer<Quiet>, partition: u32, within: Duration) -> Result<(u64, u64), KafkaError> {
@@ -287,6 +292,104 @@ fn is_passing(error: &KafkaError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+
+    const TOPIC: &str = "counterbat.events";
+
+    /// A cluster of one broker with `records` in partition 0, and its cursors.
+    fn with_records(records: u32) -> (MockCluster<'static, DefaultProducerContext>, Cursors) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let settings = settings(&cluster.bootstrap_servers());
+        let producer: BaseProducer = settings.producer().create().unwrap();
+        for record in 0..records {
+            producer.send(BaseRecord::<str, str>::to(TOPIC).partition(0).payload(&record.to_string())).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+        (cluster, Cursors::new(settings, LogId("test".into())).unwrap())
+    }
+
+    fn settings(brokers: &str) -> Settings {
+        Settings {
+            brokers: brokers.into(),
+            topic: TOPIC.into(),
+            state_topic: "counterbat.state".into(),
+            registry_topic: "counterbat.registry".into(),
+            group: "counterbat".into(),
+            create_topics: false,
+            replication: None,
+            partitions: 1,
+            properties: Vec::new(),
+        }
+    }
+
+    /// The number of records read from the beginning on, once there are any; each reading as if long after the one before.
+    fn read_patiently(cursors: &Cursors) -> usize {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
+            let read = cursors.read(0, 0, 100, 1 << 20, |_| ()).unwrap();
+            if !read.records.is_empty() {
+                return read.records.len();
+            }
+            for cursor in cursors.idle().values_mut().flatten().filter(|cursor| is_still(cursor)) {
+                cursor.moved -= STALLED;
+            }
+        }
+        0
+    }
+
+    /// Has one cursor at the beginning, whose client gives nothing any more.
+    fn stall(cursors: &Cursors) {
+        let cursor = cursors.open(0, 0).unwrap();
+        cursor.consumer.assign(&TopicPartitionList::new()).unwrap();
+        cursors.give_back(0, cursor);
+    }
+
+    fn is_still(cursor: &Cursor) -> bool {
+        cursor.consumer.assignment().is_ok_and(|assignment| assignment.count() == 0)
+    }
+
+    #[test]
+    fn a_cursor_that_stands_still_is_replaced() {
+        let (_cluster, cursors) = with_records(3);
+        stall(&cursors);
+        assert_eq!(read_patiently(&cursors), 3);
+    }
+
+    #[test]
+    fn a_cursor_that_stands_still_is_replaced_though_the_client_that_asks_stands_still_too() {
+        let (_cluster, mut cursors) = with_records(3);
+        // Nobody listens there.
+        let asking = settings("127.0.0.1:1").consumer().create_with_context(Quiet).unwrap();
+        cursors.asking = Brief::new(asking);
+        stall(&cursors);
+        assert_eq!(read_patiently(&cursors), 3);
+    }
+
+    #[test]
+    fn a_cursor_is_replaced_when_nobody_says_whether_there_is_more() {
+        let (cluster, cursors) = with_records(3);
+        stall(&cursors);
+        cluster.broker_down(1).unwrap();
+        let silent = Cursors::new(settings("127.0.0.1:1"), LogId("test".into())).unwrap();
+        let mut cursor = cursors.take(0, 0).unwrap();
+        for stalled in [false, true] {
+            cursor.moved -= STALLED;
+            assert_eq!(silent.is_stalled(0, &mut cursor), stalled);
+        }
+    }
+
+    #[test]
+    fn a_cursor_at_the_end_is_kept() {
+        let (_cluster, cursors) = with_records(0);
+        stall(&cursors);
+        for _ in 0..3 {
+            cursors.idle().values_mut().flatten().for_each(|cursor| cursor.moved -= STALLED);
+            assert!(cursors.read(0, 0, 100, 1 << 20, |_| ()).unwrap().records.is_empty());
+            assert!(cursors.idle().values().flatten().all(is_still));
+        }
+    }
 
     /// A partition as the client tells of it.
     fn told(queued: i64, eof: i64, next: i64) -> Statistics {

@@ -1,14 +1,16 @@
 //! Generations that are kept, of which one process makes each, and what rebuilds leave.
 
 use super::job::RebuildError;
-use super::rebuild::Site;
+use super::rebuild::{AGAIN, Site};
 use super::store::{Fate, Fated, paths};
 use super::switching::{Place, Scene, message_of, rows_of};
 use super::*;
 use crate::lake::{Change, Claim};
 use crate::projector::job::Jobs;
 use crate::state::State;
-use std::sync::atomic::{AtomicBool, Ordering};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tokio::runtime::Handle;
 
 const MINUTE_US: i64 = 60_000_000;
@@ -118,14 +120,21 @@ async fn what_rebuilds_have_left_is_removed_at_the_next_start() {
     }
     assert!(!traces(&place, &format!("sessions/generation-{failed}/")).await.is_empty());
 
-    run_by(scene.settings("vbm"), &place.path(), &lake, scene.log.clone(), true).await;
+    let (rebuilds, _) = place.rebuilds_beside(&lake, scene.settings("vbm")).await;
+    let left = || -> Vec<String> {
+        let entries = std::fs::read_dir(place.path().join("rebuilds")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let began = std::time::Instant::now();
+    while left() != [format!("{failed}.json")] {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?} is left", left());
+        tokio::time::sleep(AGAIN).await;
+    }
+    rebuilds.stop().await;
     assert_eq!(jobs.get(&failed).unwrap().unwrap().phase, Phase::Failed);
     for table in ["sessions", "messages"] {
         assert_eq!(traces(&place, &format!("{table}/generation-")).await, [""; 0]);
     }
-    let entries = std::fs::read_dir(place.path().join("rebuilds")).unwrap();
-    let left: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(left, [format!("{failed}.json")]);
     for name in ["alive", "dead"] {
         assert!(traces(&place, &format!("generations/{name}/")).await.len() > 2, "it is another's work");
     }
@@ -143,6 +152,106 @@ async fn what_rebuilds_have_left_is_removed_at_the_next_start() {
     let refused = made.rebuild(wish(), |_| {}).await.unwrap_err();
     assert!(refused.to_string().contains("drop it first"), "{refused}");
     assert_eq!(jobs.get(&name).unwrap().unwrap().claim, record.claim, "what is refused leaves no trace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_whose_removal_takes_long_is_not_made_meanwhile() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
+    let (log, minute) = (open_log(dir.path()).await, Arc::new(AtomicI64::new(0)));
+    let now = minute.clone();
+    let clock = Arc::new(move || now.load(Ordering::SeqCst) * MINUTE_US);
+    let settings = Arc::new(Settings { clock, ..settings(&*log) });
+    let is_held = AtomicBool::new(false);
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        let is_row = removes && path.as_ref().starts_with("generations/g/sessions/");
+        if is_row && !is_held.swap(true, Ordering::SeqCst) { Fate::Held } else { Fate::Made }
+    };
+    let fated = Fated::over(&objects, decide);
+    let site = async |objects: Arc<dyn ObjectStore>, name: &str| {
+        let lake = Arc::new(Lake::over(objects, log.id(), 3).await.unwrap());
+        Site::new(lake, dir.path().join(name), settings.clone(), None)
+    };
+    let (one, other) = (site(Arc::new(fated.clone()), "one").await, site(objects.clone(), "other").await);
+    one.lake
+        .claim_name("g", &Claim { id: "gone".into(), maker: "gone".into(), told_us: -9 * MINUTE_US })
+        .await
+        .unwrap();
+    one.lake.generation_to_keep("g").await.unwrap();
+    let removing = tokio::spawn(async move { one.forget("g").await });
+    fated.gone().await;
+    let began = std::time::Instant::now();
+    for now in [4, 8, 12] {
+        minute.store(now, Ordering::SeqCst);
+        while other.lake.claim_of("g").await.unwrap().unwrap().told_us < now * MINUTE_US {
+            assert!(began.elapsed() < Duration::from_secs(60), "in minute {now} it says nothing");
+            tokio::time::sleep(AGAIN).await;
+        }
+        let refused = other.claim("g", "other").await.unwrap_err();
+        assert!(matches!(refused, RebuildError::Taken { .. }), "{refused}");
+    }
+    fated.let_go();
+    removing.await.unwrap().unwrap();
+    let left: Vec<String> = paths(&objects).await.into_iter().filter(|path| path.starts_with("generations/")).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+/// Whether a path is that of a claim of the generation, once it is made.
+fn is_given_back(jobs: &Jobs, path: &object_store::path::Path) -> bool {
+    let is_done = || jobs.get("g").unwrap().is_some_and(|job| job.phase == Phase::Done);
+    path.as_ref().starts_with("generations/g/claims/") && is_done()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_not_given_back_is_before_it_is_asked_for_again() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let jobs = Jobs::new(&place.path());
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        if removes && is_given_back(&jobs, path) { Fate::GoneBefore } else { Fate::Made }
+    };
+    let fated = Fated::over(&place.objects, decide);
+    let cut = scene.open(Arc::new(fated.clone())).await;
+    let making = place.rebuilds(&cut, scene.settings("vbm"));
+    let task = tokio::spawn(async move { making.rebuild(wish(), |_| {}).await });
+    fated.gone().await;
+    task.abort();
+    let _ = task.await;
+    let lake = scene.open(place.objects.clone()).await;
+    assert!(lake.claim_of("g").await.unwrap().is_some());
+    let (rebuilds, _) = place.rebuilds_beside(&lake, scene.settings("vbm")).await;
+    let refused = rebuilds.ask(wish()).await.unwrap_err();
+    assert!(refused.to_string().contains("drop it first"), "{refused}");
+    assert_eq!(lake.claim_of("g").await.unwrap(), None);
+    rebuilds.drop("g").await.unwrap();
+    rebuilds.ask(wish()).await.unwrap();
+    rebuilds.drop("g").await.unwrap();
+    assert_eq!(traces(&place, "generations/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_while_it_is_put_in_order_stays_dropped() {
+    let scene = Scene::new().await;
+    let place = scene.place().await;
+    let (jobs, is_held) = (Jobs::new(&place.path()), AtomicBool::new(false));
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        let is_first = || !is_held.swap(true, Ordering::SeqCst);
+        if removes && is_given_back(&jobs, path) && is_first() { Fate::Held } else { Fate::Made }
+    };
+    let fated = Fated::over(&place.objects, decide);
+    let lake = scene.open(Arc::new(fated.clone())).await;
+    let rebuilds = Arc::new(place.rebuilds(&lake, scene.settings("vbm")));
+    let making = rebuilds.clone();
+    let making = tokio::spawn(async move { making.rebuild(wish(), |_| {}).await });
+    fated.gone().await;
+    let mut dropping = tokio::spawn(async move { OfflineRebuilds::drop(&rebuilds, "g").await });
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut dropping).await;
+    assert!(early.is_err(), "it does not wait for its turn");
+    fated.let_go();
+    // Its record may be gone when it wants to tell of it.
+    let _ = making.await.unwrap();
+    dropping.await.unwrap().unwrap();
+    assert_eq!(Jobs::new(&place.path()).get("g").unwrap(), None);
+    assert_eq!(traces(&place, "generations/").await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +312,7 @@ async fn a_verification_of_tables_that_are_rebuilt_meanwhile_says_so() {
     let tell = |told: verify::report::Told| {
         // The first word of it comes in the middle.
         if matches!(told, verify::report::Told::TooLate(_)) && !is_adopted.swap(true, Ordering::SeqCst) {
-            tokio::task::block_in_place(|| Handle::current().block_on(lake.adopt("7f"))).unwrap();
+            tokio::task::block_in_place(|| Handle::current().block_on(lake.adopt("7f", 0))).unwrap();
         }
     };
     let (log, data_dir) = (scene.log.clone(), place.path());

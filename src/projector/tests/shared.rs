@@ -5,10 +5,19 @@ use crate::log::{Assignment, Fetched, Group, Handed, LogId, Position, StateChang
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An embedded log that is shared with others, through a client whose first calls do not come back.
-struct Shared {
+/// An embedded log that is shared with others, through clients some of which do not come back.
+pub(super) struct Shared {
     log: Arc<EmbeddedLog>,
     joined: Arc<AtomicUsize>,
+    /// How many of its clients do not come back.
+    stuck: usize,
+}
+
+impl Shared {
+    /// One whose client comes back.
+    pub fn over(log: &Arc<EmbeddedLog>) -> Arc<Self> {
+        Arc::new(Self { log: log.clone(), joined: Arc::default(), stuck: 0 })
+    }
 }
 
 struct Member {
@@ -47,7 +56,7 @@ impl EventLog for Shared {
     }
 
     async fn join(&self, _: &str) -> Result<Option<Arc<dyn Group>>, LogError> {
-        let is_stuck = self.joined.fetch_add(1, Ordering::SeqCst) == 0;
+        let is_stuck = self.joined.fetch_add(1, Ordering::SeqCst) < self.stuck;
         let partitions = (0..self.partitions()).collect();
         let assignment = watch::Sender::new(Assignment { number: 1, partitions, lost: 0 });
         Ok(Some(Arc::new(Member { assignment, is_stuck })))
@@ -86,7 +95,7 @@ async fn whoever_waits_for_a_client_that_does_not_come_back_joins_with_another()
     append(&log, &events("small")).await;
     let lake = Arc::new(Lake::open("memory:///", log.id(), 3).await.unwrap());
     let joined = Arc::new(AtomicUsize::new(0));
-    let shared = Arc::new(Shared { log: log.clone(), joined: joined.clone() });
+    let shared = Arc::new(Shared { log: log.clone(), joined: joined.clone(), stuck: 1 });
     run_once(dir.path(), &lake, shared, true).await;
     assert_eq!(joined.load(Ordering::SeqCst), 2);
     assert_eq!(sessions(&lake).await.len(), golden_sessions("small"));

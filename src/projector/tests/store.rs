@@ -17,10 +17,14 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fate {
     Made,
+    /// It is made, and then it is decided once more, before whoever made it hears of it.
+    MadeUnheard,
     Refused,
     /// The process is gone before it, or right after it: nothing is changed any more.
     GoneBefore,
     GoneAfter,
+    /// It takes until it is let go; others are made meanwhile.
+    Held,
 }
 
 /// By the number of a change, from 0 on, whether it is a removal, and the path.
@@ -32,6 +36,7 @@ struct Inner {
     changes: AtomicUsize,
     is_gone: AtomicBool,
     gone: Notify,
+    let_go: Notify,
 }
 
 /// Cheap to clone.
@@ -49,6 +54,7 @@ impl Fated {
             changes: AtomicUsize::new(0),
             is_gone: AtomicBool::new(false),
             gone: Notify::new(),
+            let_go: Notify::new(),
         }))
     }
 
@@ -57,9 +63,14 @@ impl Fated {
         self.0.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits until the process counts as gone.
+    /// Waits until the process counts as gone, or a change is held.
     pub async fn gone(&self) {
         self.0.gone.notified().await;
+    }
+
+    /// Lets a change be made that is held.
+    pub fn let_go(&self) {
+        self.0.let_go.notify_one();
     }
 
     async fn change<T>(
@@ -72,11 +83,21 @@ impl Fated {
         if inner.is_gone.load(Ordering::SeqCst) {
             return std::future::pending().await;
         }
-        let fate = (inner.decide)(inner.changes.fetch_add(1, Ordering::SeqCst), removes, path);
-        match fate {
+        let number = inner.changes.fetch_add(1, Ordering::SeqCst);
+        match (inner.decide)(number, removes, path) {
             Fate::Made => return make.await,
+            Fate::MadeUnheard => {
+                let made = make.await;
+                (inner.decide)(number, removes, path);
+                return made;
+            }
             Fate::Refused => {
                 return Err(Error::PermissionDenied { path: path.to_string(), source: "for now".into() });
+            }
+            Fate::Held => {
+                inner.gone.notify_one();
+                inner.let_go.notified().await;
+                return make.await;
             }
             Fate::GoneBefore => inner.is_gone.store(true, Ordering::SeqCst),
             Fate::GoneAfter => {

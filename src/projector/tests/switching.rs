@@ -1,7 +1,7 @@
 //! A rebuild that is cut off anywhere, in the object store or on the disk: the next start completes it or leaves nothing of
 //! it, and the tables are the old ones or the new ones, whole.
 
-use super::rebuild::{AGAIN, Site};
+use super::rebuild::{AGAIN, Pause, Site};
 use super::refold::{Folded, Refold};
 use super::store::{Fate, Fated, copy, paths};
 use super::*;
@@ -12,7 +12,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 type Rows = (BTreeMap<String, String>, BTreeMap<(String, String, i64), String>);
@@ -25,7 +25,7 @@ pub(super) struct Scene {
     old: Rows,
     pub new: Rows,
     /// With the events that come after the rebuild.
-    all: Rows,
+    pub all: Rows,
 }
 
 /// A process with a data directory and an object store of its own.
@@ -96,7 +96,10 @@ impl Scene {
         for _ in 0..200 {
             match site.settle().await {
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(5)).await,
-                settled => return (lake, settled),
+                settled => {
+                    site.sweep().await;
+                    return (lake, settled);
+                }
             }
         }
         panic!("it is never settled");
@@ -115,6 +118,14 @@ impl Place {
 
     pub fn rebuilds(&self, lake: &Arc<Lake>, settings: Settings) -> OfflineRebuilds {
         OfflineRebuilds::new(lake.clone(), self.path(), settings, false)
+    }
+
+    /// Rebuilds beside a projector, and where they ask it to rest.
+    pub async fn rebuilds_beside(&self, lake: &Arc<Lake>, settings: Settings) -> (Rebuilds, mpsc::Receiver<Pause>) {
+        let (requests, _inbox) = mpsc::channel(1);
+        let (pauses, wanted) = mpsc::channel(1);
+        let handle = ProjectorHandle { live: Arc::new(Live::new(3)), lake: lake.clone(), requests, pauses };
+        (Rebuilds::start(&handle, &self.path(), Arc::new(settings), false).await.unwrap(), wanted)
     }
 
     fn marker(&self) -> PathBuf {
@@ -242,10 +253,38 @@ async fn a_switch_cut_off_between_any_two_steps_on_disk_is_completed() {
         let state = State::open(&dir.join("state"), 1 << 20).unwrap();
         let rebuilds: Vec<i64> = state.meta().unwrap().unwrap().partitions.iter().map(|mark| mark.rebuild).collect();
         drop(state);
-        let number = lake.rebuild().await.unwrap();
+        let number = lake.rebuild();
         assert!(number > 0 && rebuilds == [number; 3], "{when}: the state is not the rebuild's");
         scene.assert_goes_on(&place, &lake, &when).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_switch_has_left_does_not_hold_up_the_next_start() {
+    let scene = Scene::new().await;
+    let place = adopted(&scene).await;
+    // The first removal takes its time.
+    let is_held = AtomicBool::new(false);
+    let decide = move |_, removes, path: &object_store::path::Path| {
+        let is_left = removes && path.as_ref().contains("/generation-");
+        if is_left && !is_held.swap(true, Ordering::SeqCst) { Fate::Held } else { Fate::Made }
+    };
+    let fated = Fated::over(&place.objects, decide);
+    let lake = scene.open(Arc::new(fated.clone())).await;
+    let (path, in_time) = (place.path(), Duration::from_secs(60));
+    let run = run_by(scene.settings("vbm"), &path, &lake, scene.log.clone(), true);
+    tokio::time::timeout(in_time, run).await.expect("the fold waits for a removal");
+    assert!(rows_of(&lake).await == scene.all);
+    let starting = place.rebuilds_beside(&lake, scene.settings("vbm"));
+    let (rebuilds, _) = tokio::time::timeout(in_time, starting).await.expect("the start waits for a removal");
+    fated.gone().await;
+    assert!(place.job().leaves);
+    fated.let_go();
+    while place.job().leaves {
+        tokio::time::sleep(AGAIN).await;
+    }
+    rebuilds.stop().await;
+    place.assert_clean("in the end").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,31 +324,6 @@ async fn a_generation_that_is_not_complete_is_not_switched_to() {
     assert!(error.to_string().contains("is not complete"), "{error}");
     assert!(rows_of(&lake).await == scene.old);
     assert!(place.path().join("state").exists());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switch_of_shared_tables_that_was_cut_off_is_given_up() {
-    let scene = Scene::new().await;
-    for is_shared in [true, false] {
-        let place = scene.place().await;
-        let jobs = Jobs::new(&place.path());
-        let seen = jobs.clone();
-        let is_switching = move || seen.unfinished().unwrap().is_some_and(|job| job.phase == Phase::Switching);
-        let decide = move |_, _, _: &object_store::path::Path| match is_switching() {
-            true => Fate::GoneBefore,
-            false => Fate::Made,
-        };
-        scene.cut_off(&place, "vbm", &Fated::over(&place.objects, decide)).await;
-        assert!(!place.marker().exists());
-        jobs.put(&Job { is_shared, ..place.job() }).unwrap();
-        let (lake, settled) = scene.settle(&place, "vbm").await;
-        settled.unwrap();
-        // Others may have gone on with the tables since.
-        let (phase, rows) = if is_shared { (Phase::Failed, &scene.old) } else { (Phase::Done, &scene.new) };
-        assert_eq!(place.job().phase, phase);
-        assert!(rows_of(&lake).await == *rows);
-        place.assert_clean("settled").await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,10 +390,7 @@ async fn a_projector_that_does_not_come_to_rest_is_asked_again() {
     let scene = Scene::new().await;
     let place = scene.place().await;
     let lake = scene.open(place.objects.clone()).await;
-    let (requests, _inbox) = mpsc::channel(1);
-    let (pauses, mut wanted) = mpsc::channel(1);
-    let handle = ProjectorHandle { live: Arc::new(Live::new(3)), lake: lake.clone(), requests, pauses };
-    let rebuilds = Rebuilds::start(&handle, &place.path(), Arc::new(scene.settings("vbm")), false).await.unwrap();
+    let (rebuilds, mut wanted) = place.rebuilds_beside(&lake, scene.settings("vbm")).await;
     let name = rebuilds.ask(Wish::default()).await.unwrap().job.name;
     let mut asked = async || tokio::time::timeout(Duration::from_secs(60), wanted.recv()).await.unwrap().unwrap();
     for _ in 0..2 {

@@ -3,7 +3,7 @@
 use super::report::{Finding, TooLate};
 use super::{ProjectorError, Telling};
 use crate::event::{Disposition, Event, Reading, Record, read};
-use crate::lake::rows::{EventRow, EventRows, read_event};
+use crate::lake::rows::{ArchivedEvents, EventRow, EventRows};
 use crate::lake::{Lake, TableName, schema};
 use crate::log::{EventLog, partitioner, read_before};
 use arrow::array::{Array, RecordBatch};
@@ -42,8 +42,9 @@ pub(super) async fn check(
     let mut archive = lake.archive(partition).await?;
     while let Some(batch) = archive.try_next().await? {
         let mut rows = Vec::with_capacity(batch.num_rows());
+        let archived = ArchivedEvents::new(&batch)?;
         for row in 0..batch.num_rows() {
-            let (_, record, disposition) = read_event(&batch, row)?;
+            let (record, disposition) = archived.record(row)?;
             let offset = record.offset;
             while let Some(before) = held.take_before(offset).await? {
                 walk.only_in_log(&before, telling);

@@ -73,7 +73,8 @@ impl Verifier {
         let ends = log::ends(&*self.log).await?;
         let telling = Telling::new(tell);
         let lake = self.projector.lake();
-        let rebuild = lake.rebuild().await?;
+        lake.refresh().await?;
+        let rebuild = lake.rebuild();
         let point = match self.projector.commit_point(&ends).await {
             Ok(point) => Some(point),
             Err(ProjectorError::Behind { error, .. } | ProjectorError::Halted(error)) => {
@@ -89,7 +90,8 @@ impl Verifier {
         let mut check = Check { verifier: self, tables, telling, named, summary: Mutex::default() };
         let marks = point.map(|point| point.partitions);
         check.files_and_rows(marks).await?;
-        if lake.rebuild().await? != rebuild {
+        lake.refresh().await?;
+        if lake.rebuild() != rebuild {
             let reason = "the tables were rebuilt meanwhile: verify again".to_owned();
             return Err(ProjectorError::Halted(reason));
         }

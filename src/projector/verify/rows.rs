@@ -349,6 +349,7 @@ mod tests {
     use crate::state::overlay::{RowId, hour_of};
     use crate::state::{State, user_key};
     use std::sync::{Arc, Mutex};
+    use tempfile::TempDir;
 
     const MARCH: i64 = 1_772_323_200_000;
 
@@ -373,63 +374,84 @@ mod tests {
         fold.rows("bot", user, t_ms, &terms).sessions[0].clone()
     }
 
+    /// A state and a table, each with rows of a day.
+    struct Sides {
+        _dir: TempDir,
+        state: State,
+        lake: Lake,
+        snapshot: TableSnapshot,
+        rows: RecordBatch,
+    }
+
+    impl Sides {
+        async fn new(of_fold: &[(&str, &SessionRow)], of_table: &[(&str, &SessionRow)]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let state = State::open(dir.path(), 16 << 20).unwrap();
+            let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
+            let mut batch = state.batch();
+            for (user, row) in of_fold {
+                let key = OverlayKey {
+                    table: Laid::Sessions,
+                    partition: 0,
+                    hour: hour_of(row.opened_at_ms),
+                    user: user_key("bot", user),
+                    id: RowId::Session(row.session_id),
+                };
+                batch.lay(&key.to_bytes(), &LaidRow::Session((*row).clone()).to_bytes());
+            }
+            batch.commit().unwrap();
+            let mut rows = SessionRows::default();
+            of_table.iter().for_each(|(user, row)| rows.push("bot", user, row));
+            let rows = rows.finish();
+            let start_hour = hour_of(MARCH);
+            let span = Span { partition: 0, start_hour, end_hour: start_hour + 24 };
+            let file = lake.table(TableName::Sessions).write(Some(span), None, vec![rows.clone()]).await.unwrap();
+            let files = Arc::new(BTreeMap::from([(file.path.clone(), file)]));
+            let snapshot = TableSnapshot { files, ..TableSnapshot::default() };
+            Self { _dir: dir, state, lake, snapshot, rows }
+        }
+
+        /// The rows compared, and what is told, where so many rows are named.
+        async fn told(&self, named: usize) -> (u64, Vec<Told>) {
+            let comparison = Comparison {
+                lake: &self.lake,
+                snapshot: &self.snapshot,
+                table: TableName::Sessions,
+                partition: 0,
+                fold: self.state.overlay(),
+                hasher: Hasher::new(TableName::Sessions).unwrap(),
+                named,
+            };
+            let mut digests = Digests::new();
+            comparison.hasher.digest(&self.rows, &mut digests).unwrap();
+            let told = Mutex::new(Vec::new());
+            let tell = |finding: Told| told.lock().unwrap().push(finding);
+            let compared = comparison.run(&digests, &Telling::new(&tell)).await.unwrap();
+            (compared, told.into_inner().unwrap())
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn rows_that_differ_are_counted_and_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = State::open(dir.path(), 16 << 20).unwrap();
-        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
-        let table = lake.table(TableName::Sessions);
-        let (mut batch, mut rows) = (state.batch(), SessionRows::default());
-        for n in 0..45 {
-            let user = format!("user-{n}");
-            let mut row = session(&user, MARCH + n * 60_000);
-            let key = OverlayKey {
-                table: Laid::Sessions,
-                partition: 0,
-                hour: hour_of(row.opened_at_ms),
-                user: user_key("bot", &user),
-                id: RowId::Session(row.session_id),
-            };
-            if n != 40 {
-                batch.lay(&key.to_bytes(), &LaidRow::Session(row.clone()).to_bytes());
-            }
-            row.inbound += u32::from(n == 3);
-            let times = [1, 0, 2][usize::from(n == 5) + 2 * usize::from(n == 7)];
-            (0..times).for_each(|_| rows.push("bot", &user, &row));
-        }
-        batch.commit().unwrap();
-        let start_hour = hour_of(MARCH);
-        let span = Span { partition: 0, start_hour, end_hour: start_hour + 24 };
-        let rows = rows.finish();
-        let file = table.write(Some(span), None, vec![rows.clone()]).await.unwrap();
-        let files = Arc::new(BTreeMap::from([(file.path.clone(), file)]));
-        let snapshot = TableSnapshot { files, ..TableSnapshot::default() };
-        let comparison = Comparison {
-            lake: &lake,
-            snapshot: &snapshot,
-            table: TableName::Sessions,
-            partition: 0,
-            fold: state.overlay(),
-            hasher: Hasher::new(TableName::Sessions).unwrap(),
-            named: 3,
-        };
-        let mut digests = Digests::new();
-        comparison.hasher.digest(&rows, &mut digests).unwrap();
-        let told = Mutex::new(Vec::new());
-        let tell = |finding: Told| told.lock().unwrap().push(finding);
-        assert_eq!(comparison.run(&digests, &Telling::new(&tell)).await.unwrap(), 44);
-        let told = told.into_inner().unwrap();
+        let users: Vec<String> = (0..45).map(|n| format!("user-{n}")).collect();
+        let rows: Vec<SessionRow> = (0..).zip(&users).map(|(n, user)| session(user, MARCH + n * 60_000)).collect();
+        let other = SessionRow { inbound: rows[3].inbound + 1, ..rows[3].clone() };
+        let mut of_fold: Vec<(&str, &SessionRow)> = users.iter().map(String::as_str).zip(&rows).collect();
+        let mut of_table = of_fold.clone();
+        of_fold.remove(40);
+        of_table[3].1 = &other;
+        of_table.push(of_table[7]);
+        of_table.remove(5);
+        let apart = Sides::new(&of_fold, &of_table).await;
+        let (compared, told) = apart.told(3).await;
+        assert_eq!(compared, 44);
         let Told::Finding(Finding::Day(day)) = &told[0] else { panic!("{told:?}") };
         assert_eq!((day.missing, day.surplus, day.twice, day.changed), (1, 1, 1, 1), "{day:?}");
         assert_eq!((day.rows.table, day.rows.fold, day.date.as_str()), (45, 44, "2026-03-01"));
         assert_eq!(told.len(), 4, "three of four are named");
 
-        let all = Comparison { named: 9, ..comparison };
-        let told = Mutex::new(Vec::new());
-        let tell = |finding: Told| told.lock().unwrap().push(finding);
-        all.run(&digests, &Telling::new(&tell)).await.unwrap();
         let mut named: Vec<(String, Difference, usize)> = Vec::new();
-        for told in told.into_inner().unwrap() {
+        for told in apart.told(9).await.1 {
             if let Told::Finding(Finding::Row(row)) = told {
                 named.push((row.user_id, row.difference, row.columns.len()));
             }
@@ -446,32 +468,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_day_that_only_the_table_has_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = State::open(dir.path(), 16 << 20).unwrap();
-        let lake = Lake::open("memory:///", &LogId("l".into()), 1).await.unwrap();
-        let mut rows = SessionRows::default();
-        rows.push("bot", "ann", &session("ann", MARCH));
-        let rows = rows.finish();
-        let start_hour = hour_of(MARCH);
-        let span = Span { partition: 0, start_hour, end_hour: start_hour + 1 };
-        let file = lake.table(TableName::Sessions).write(Some(span), None, vec![rows.clone()]).await.unwrap();
-        let files = Arc::new(BTreeMap::from([(file.path.clone(), file)]));
-        let snapshot = TableSnapshot { files, ..TableSnapshot::default() };
-        let comparison = Comparison {
-            lake: &lake,
-            snapshot: &snapshot,
-            table: TableName::Sessions,
-            partition: 0,
-            fold: state.overlay(),
-            hasher: Hasher::new(TableName::Sessions).unwrap(),
-            named: 1,
-        };
-        let mut digests = Digests::new();
-        comparison.hasher.digest(&rows, &mut digests).unwrap();
-        let told = Mutex::new(Vec::new());
-        let tell = |finding: Told| told.lock().unwrap().push(finding);
-        comparison.run(&digests, &Telling::new(&tell)).await.unwrap();
-        let told = told.into_inner().unwrap();
+        let (_, told) = Sides::new(&[], &[("ann", &session("ann", MARCH))]).await.told(1).await;
         let Told::Finding(Finding::Day(day)) = &told[0] else { panic!("{told:?}") };
         assert_eq!((day.surplus, day.rows.table, day.rows.fold), (1, 1, 0), "{day:?}");
     }

@@ -1,10 +1,10 @@
 //! Views over made-up rows, with money in them.
 
-use super::{Fixture, LIMITS, csv, rows};
-use crate::lake::TableName::{self, Events, Messages, Sessions};
-use crate::lake::picture::TableView;
+use super::{Fixture, LIMITS, csv};
+use crate::event::time::{parse_date_ms, parse_rfc3339_us};
+use crate::lake::TableName::{Events, Messages, Sessions};
 use crate::query::Engine;
-use crate::session::Policy;
+use crate::session::{Policy, PolicyChain};
 use std::sync::Arc;
 
 /// Two free messages a month, charged when sent, and a fee.
@@ -61,25 +61,41 @@ const SESSION: [&str; 10] = [
     "policy",
 ];
 
+/// A watermark.
+fn ms(text: &str) -> Option<i64> {
+    Some(parse_rfc3339_us(text).unwrap() / 1000)
+}
+
 fn engine(messages: &[[&'static str; 8]], sessions: &[[&str; 10]], watermarks: &[Option<i64>]) -> Engine {
+    engine_under(&[], messages, sessions, watermarks)
+}
+
+/// With policies that the account goes over to at some dates; it begins with the tiny one.
+fn engine_under(
+    later: &[(&str, &str)],
+    messages: &[[&'static str; 8]],
+    sessions: &[[&str; 10]],
+    watermarks: &[Option<i64>],
+) -> Engine {
     let mut fixture = Fixture::empty();
+    if !later.is_empty() {
+        let step = |(date, name): &(&str, &str)| (parse_date_ms(date).unwrap(), Policy::named(name).unwrap());
+        let tiny = Arc::new(Policy::parse(TINY).unwrap());
+        fixture.policies.learn("shop", PolicyChain::new(tiny, later.iter().map(step).collect()));
+    }
     fixture.policy = Arc::new(Policy::parse(TINY).unwrap());
     fixture.watermarks_ms = watermarks.to_vec();
     let messages: Vec<[&str; 16]> = messages.iter().map(|row| message(*row)).collect();
     let messages: Vec<&[&str]> = messages.iter().map(<[&str; 16]>::as_slice).collect();
     let sessions: Vec<&[&str]> = sessions.iter().map(<[&str; 10]>::as_slice).collect();
-    let mut lay = |table: TableName, names: &[&str], values: &[&[&str]]| {
-        let rows = vec![rows(table, names, values)];
-        fixture.views.insert(table, TableView { rows, ..TableView::default() });
-    };
-    lay(Messages, &MESSAGE, &messages);
-    lay(Sessions, &SESSION, &sessions);
+    fixture.lay(Messages, &MESSAGE, &messages);
+    fixture.lay(Sessions, &SESSION, &sessions);
     // Told twice, and of one receiver of a broadcast.
     let refused = ["call", "send_message", "shop", "x/1", "2026-03-05T00:00:00Z", "24", "{}", "2026-03-05"];
     let data = r#"{"request":{"text":"\"receiver_status\":24,"},"receiver_status":23}"#;
     let partly = ["call", "broadcast_message", "shop", "x/2", "2026-03-06T00:00:00Z", "0", data, "2026-03-06"];
     let names = ["origin", "type", "account", "event_id", "received_at", "status", "data", "date"];
-    lay(Events, &names, &[&refused, &refused, &partly]);
+    fixture.lay(Events, &names, &[&refused, &refused, &partly]);
     fixture.engine(LIMITS)
 }
 
@@ -155,7 +171,6 @@ async fn money_is_summed_as_decimals() {
 
 #[tokio::test]
 async fn a_statement_is_there_once_its_month_cannot_change() {
-    let ms = |text: &str| Some(crate::event::time::parse_rfc3339_us(text).unwrap() / 1000);
     let statement = "SELECT month, currency, messages, charged, unpriced, disputed, cost, fee, settled_at \
                      FROM statement_monthly WHERE month > '0003-01-01' ORDER BY month, currency";
     // March ends, and what may still come for it comes within three days; April's last session settles later than that.
@@ -183,14 +198,13 @@ async fn a_statement_is_there_once_its_month_cannot_change() {
 
 #[tokio::test]
 async fn a_month_without_a_message_has_its_fee_for_a_year() {
-    let ms = |text: &str| Some(crate::event::time::parse_rfc3339_us(text).unwrap() / 1000);
     let message = |at| [["ann", "5", at, "in_service", "5", "overcharged", "0.2", "USD"]];
     let (opened, ends) = ("2026-03-03T12:00:00Z", "2026-03-04T12:00:00Z");
     let session = ["ab", "shop", "ann", "service", "settled", opened, ends, ends, "1", "viber-2024"];
     let statement =
         "SELECT month, currency, messages, charged, cost, fee FROM statement_monthly ORDER BY month, currency";
-    let told = async |at, until| csv(&engine(&message(at), &[session], &[ms(until)]), statement).await;
-    // A session without a message tells its policy, and what follows goes on with it.
+    let later = [("2026-03-01", "viber-2024")];
+    let told = async |at, until| csv(&engine_under(&later, &message(at), &[session], &[ms(until)]), statement).await;
     let january = "2026-01-01,EUR,0,0,0.000000,12.500000|2026-01-01,USD,1,1,0.200000,0.000000";
     let fees = "2026-02-01,EUR,0,0,0.000000,12.500000|2026-03-01,EUR,0,0,0.000000,100.000000|2026-04-01,EUR,0,0,0.000000,100.000000";
     assert_eq!(told("2026-01-05T10:00:00Z", "2026-05-04T00:00:00Z").await, format!("{january}|{fees}"));
@@ -198,6 +212,31 @@ async fn a_month_without_a_message_has_its_fee_for_a_year() {
     assert!(later.starts_with(&format!("{january}|{fees}")), "{later}");
     assert!(later.ends_with("|2027-03-01,EUR,0,0,0.000000,100.000000"), "{later}");
     assert_eq!(later.split('|').count(), 16, "{later}");
+}
+
+#[tokio::test]
+async fn the_fee_of_a_month_without_a_message_is_that_of_the_policy_in_force() {
+    let until = ms("2026-06-04T00:00:00Z");
+    let message = [["ann", "5", "2026-01-05T10:00:00Z", "in_service", "1", "agreed", "0", "EUR"]];
+    let later = [("2026-03-31", "viber-2024"), ("2026-05-01", "vbm")];
+    let months = "SELECT month, policy, fee FROM settled_months ORDER BY month";
+    assert_eq!(
+        csv(&engine_under(&later, &message, &[], &[until]), months).await,
+        "2026-01-01,tiny,12.500000|2026-02-01,tiny,12.500000|2026-03-01,viber-2024,100.000000\
+         |2026-04-01,viber-2024,100.000000|2026-05-01,vbm,0.000000"
+    );
+    // An account without a policy of its own, of which there are others.
+    let message = [["ann", "5", "2026-04-05T10:00:00Z", "in_service", "1", "agreed", "0", "EUR"]];
+    let told = engine_under(&later, &message, &[], &[until]);
+    assert_eq!(
+        csv(&told, "SELECT account, valid_from, policy FROM account_policies ORDER BY account NULLS LAST, policy")
+            .await,
+        "shop,,tiny|shop,2026-05-01T00:00:00.000Z,vbm|shop,2026-03-31T00:00:00.000Z,viber-2024|,,tiny"
+    );
+    assert_eq!(
+        csv(&engine(&message, &[], &[until]), months).await,
+        "2026-04-01,tiny,12.500000|2026-05-01,tiny,12.500000"
+    );
 }
 
 #[tokio::test]
@@ -213,6 +252,31 @@ async fn a_statement_counts_each_message_in_one_currency() {
     let engine = engine(&rows, &[], &[Some(1_780_000_000_000)]);
     let statement = "SELECT currency, messages, charged, unpriced, cost, fee FROM statement_monthly WHERE month = '2026-03-01' ORDER BY currency";
     assert_eq!(csv(&engine, statement).await, "EUR,1,1,0,0.100000,12.500000|USD,5,3,1,0.600000,0.000000");
+}
+
+#[tokio::test]
+async fn what_is_asked_from_a_day_on_looks_back_as_far_as_windows_reach() {
+    let mut fixture = Fixture::empty();
+    // As one was that nothing bounded.
+    let (opened, expires) = ("2026-01-01T00:00:00Z", "2026-03-20T00:00:00Z");
+    let names = ["session_id", "account", "user_id", "kind", "opened_at", "expires_at"];
+    fixture.lay(Sessions, &names, &[&["ab", "shop", "ann", "service", opened, expires]]);
+    let names = ["account", "user_id", "message_token", "session_id", "sent_at", "expected", "verdict"];
+    let charged = ["shop", "ann", "7", "ab", "2026-03-05T00:00:00Z", "in_service", "overcharged"];
+    let old = ["shop", "bob", "8", "", "2026-01-25T00:00:00Z", "out_of_session", "agreed"];
+    fixture.lay(Messages, &names, &[&charged, &old]);
+    let names =
+        ["origin", "type", "account", "user_id", "message_token", "event_time", "received_at", "disposition", "date"];
+    let (at, told) = ("2026-02-07T00:00:00Z", "2026-03-05T10:00:00Z");
+    fixture.lay(Events, &names, &[&["callback", "delivered", "shop", "bob", "8", at, told, "fact", "2026-03-05"]]);
+    let engine = fixture.engine(LIMITS);
+    for of in ["", "('2026-03-01')"] {
+        let reason = format!("SELECT message_token, split_part(reason, ':', 1) FROM billing_audit{of}");
+        assert_eq!(csv(&engine, &reason).await, "7,policy", "{of}");
+        let unsent = format!("SELECT hour, receipts, unsent FROM completeness{of}");
+        assert_eq!(csv(&engine, &unsent).await, "2026-03-05T10:00:00.000Z,1,0", "{of}");
+    }
+    assert_eq!(csv(&engine, "SELECT now() + delivery_window() = now() + INTERVAL '14 days'").await, "true");
 }
 
 #[tokio::test]
