@@ -164,11 +164,11 @@ impl Site {
             Some(name) => self.lake.generation_to_keep(name).await?,
             None => self.lake.generation(&job.name).await?,
         };
-        let dir = self.jobs().state_dir(&job.name);
+        let (dir, room) = (self.jobs().state_dir(&job.name), self.jobs().room(&job.name));
         // Beside a server half of the machine is enough; what is dropped must come to its end soon.
         let side_by_side = if self.pauses.is_some() { 1 } else { SIDE_BY_SIDE };
         let (settings, scope) = (Arc::new(settings), job.wish.scope()?);
-        let refold = Refold::open(self.lake.clone(), generation, &dir, settings, scope, side_by_side)?;
+        let refold = Refold::open(self.lake.clone(), generation, &dir, &room, settings, scope, side_by_side)?;
         if let Some(records) = refold.as_ref().map(Refold::position).filter(|records| *records > 0) {
             tracing::info!(rebuild = job.name, records, "the rebuild goes on where it was");
         }
