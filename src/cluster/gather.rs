@@ -2,7 +2,7 @@
 
 use super::ANSWER_WITHIN;
 use super::client::{Answer, AskError, Client};
-use super::decide::{Next, Nodes, Outcome, Place, Search};
+use super::decide::{NOBODY, Next, Nodes, Outcome, Place, Search};
 use super::wire::Question;
 use crate::lake::picture::{Overlay, Standing, TableView};
 use crate::lake::{AsOf, FileEntry, Kept, Lake, LakeError, TableName, TableSnapshot, schema};
@@ -112,7 +112,7 @@ impl Gathering {
                 }
             }
             match search.judge(partitions, &answers, &nodes, round == ROUNDS) {
-                Next::Take(missing) if !missing.is_empty() && !is_newest => {
+                Next::Take(missing) if missing.values().any(|reason| reason == NOBODY) && !is_newest => {
                     is_newest = true;
                     // Where the store does not answer, what is known is shown, and how old it is.
                     let _ = tokio::time::timeout(LOOK_FOR, self.lake.refresh()).await;
