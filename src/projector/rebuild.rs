@@ -7,11 +7,11 @@ use super::hold::maker;
 use super::job::{Job, Jobs, Phase, Reach, RebuildError};
 use super::recover::{io, move_into_place, note_made_under, remove};
 use super::refold::{Folded, Refold};
-use super::run::open_state;
+use super::run::wait_free;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
 use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot, rebuild_number};
-use crate::state::{Meta, StateError};
+use crate::state::Meta;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -305,10 +305,7 @@ impl Site {
             return Ok(Switch::TooLate);
         }
         // Queries that still lay over the old state what they have been told are waited for.
-        let state = self.data_dir.join("state");
-        if let Err(error @ ProjectorError::State(StateError::Busy { .. })) = open_state(&state, &self.settings).await {
-            return Err(error.into());
-        }
+        wait_free(&self.data_dir.join("state")).await?;
         let reach = reach(&events);
         let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
         self.jobs().put(&job)?;
@@ -418,12 +415,9 @@ pub(super) async fn any_age(
     settings: &Settings,
     before: &BTreeMap<u32, u64>,
 ) -> Result<Settings, ProjectorError> {
-    let mut settings = Settings { any_age: true, ..settings.clone() };
-    for (partition, before) in before {
-        let widest_ms = lake.widest_lateness(*partition, *before).await?;
-        settings.lateness_ms = settings.lateness_ms.map(|lateness_ms| lateness_ms.max(widest_ms.saturating_add(1)));
-    }
-    Ok(settings)
+    let widest_ms = lake.widest_lateness(before).await?;
+    let lateness_ms = settings.lateness_ms.map(|lateness_ms| lateness_ms.max(widest_ms.saturating_add(1)));
+    Ok(Settings { any_age: true, lateness_ms, ..settings.clone() })
 }
 
 /// Completes a switch that was begun; does nothing when there is none. Safe to repeat. `now_us` is µs since the epoch.

@@ -307,8 +307,9 @@ struct Lateness {
 impl Lateness {
     fn exceeded_by(&mut self, batch: &RecordBatch) -> Result<bool, ProjectorError> {
         let Some(limit_ms) = self.limit_ms else { return Ok(false) };
+        let times = rows::ArchivedTimes::new(batch)?;
         for row in 0..batch.num_rows() {
-            let (_, time_ms, t_ms) = rows::times(batch, row)?;
+            let (time_ms, t_ms) = times.times_ms(row);
             if self.newest_ms.is_some_and(|newest_ms| newest_ms.saturating_sub(t_ms) >= limit_ms) {
                 return Ok(true);
             }
