@@ -40,6 +40,22 @@ pub fn clear_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether somebody has the database in `dir` open.
+///
+/// # Errors
+/// What the file system says; a retry helps if that passes.
+pub fn is_in_use(dir: &Path) -> io::Result<bool> {
+    match File::options().write(true).open(dir.join("lock")) {
+        Ok(lock) => match lock.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn is_empty(dir: &Path) -> io::Result<bool> {
     match fs::read_dir(dir) {
         Ok(mut entries) => Ok(entries.next().is_none()),
@@ -98,6 +114,17 @@ mod tests {
         assert!(open(dir.path()).is_err());
         fs::write(dir.path().join("version"), version).unwrap();
         assert!(open(dir.path()).unwrap().keyspace_exists("users"));
+    }
+
+    #[test]
+    fn a_database_is_in_use_as_long_as_it_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_in_use(dir.path()).unwrap());
+        let database = open(dir.path()).unwrap();
+        assert!(is_in_use(dir.path()).unwrap());
+        drop(database);
+        assert!(!is_in_use(dir.path()).unwrap());
+        open(dir.path()).unwrap();
     }
 
     #[test]

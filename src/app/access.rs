@@ -10,7 +10,7 @@ use crate::console::tokens::Token;
 use crate::durable_file;
 use crate::gateway::accounts::Accounts;
 use crate::gateway::{Gateway, Recording};
-use crate::lake::Lake;
+use crate::lake::{Lake, TableName};
 use crate::log::{self, EventLog, LogError};
 use crate::projector::verify::report::{Summary, Told};
 use crate::projector::{self, OfflineRebuilds, Progress, ProjectorHandle, Report, Wish};
@@ -156,15 +156,22 @@ impl Offline {
         wish: Wish,
         tell: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Report, AppError> {
-        let projector = self.start_projector().await?;
-        projector.wait_committed(&self.log_ends().await?).await?;
         wish.scope()?;
-        self.directory().await?.check(&wish.accounts).await?;
-        if let Some(running) = self.running.lock().await.take() {
-            running.stop().await?;
+        let mut lake = self.base.lake().await?;
+        let archived = lake.table(TableName::Events).snapshot().positions;
+        let ends = self.log_ends().await?;
+        let is_archived = (0u32..).zip(&ends).all(|(partition, end)| archived.get(&partition).unwrap_or(&0) >= end);
+        // The state of a log that is all archived need not be opened: another one takes its place.
+        if !is_archived || !wish.accounts.is_empty() || self.base.shares_its_log() {
+            let projector = self.start_projector().await?;
+            projector.wait_committed(&ends).await?;
+            self.directory().await?.check(&wish.accounts).await?;
+            if let Some(running) = self.running.lock().await.take() {
+                running.stop().await?;
+            }
+            drop(projector);
+            lake = self.base.lake().await?;
         }
-        drop(projector);
-        let lake = self.base.lake().await?;
         Ok(self.offline_rebuilds(lake)?.rebuild(wish, tell).await?)
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Search {
     without: BTreeMap<(Place, u32), Option<String>>,
 }
 
-const NOBODY: &str = "no projector has said that it folds it";
+pub(super) const NOBODY: &str = "no projector has said that it folds it";
 const ELSEWHERE: &str = "its projector has given it up";
 const STALE: &str = "its projector commits faster than the tables can be read";
 

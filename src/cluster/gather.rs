@@ -2,7 +2,7 @@
 
 use super::ANSWER_WITHIN;
 use super::client::{Answer, AskError, Client};
-use super::decide::{Next, Nodes, Outcome, Place, Search};
+use super::decide::{NOBODY, Next, Nodes, Outcome, Place, Search};
 use super::wire::Question;
 use crate::lake::picture::{Overlay, Standing, TableView};
 use crate::lake::{AsOf, FileEntry, Kept, Lake, LakeError, TableName, TableSnapshot, schema};
@@ -49,6 +49,9 @@ pub struct Gathering {
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const SWITCHED_WITHIN: Duration = Duration::from_secs(20);
 
+/// Where nobody is at work on a partition, the tables are looked at anew for so long: who has left has committed before.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+
 const NO_END: &str = "the log does not say where it ends";
 
 type Overlays = BTreeMap<TableName, Overlay>;
@@ -77,7 +80,7 @@ impl Gathering {
         let known = self.ends().await?;
         let ends = known.clone().unwrap_or_else(|| vec![0; partitions as usize]);
         let mut search = Search::default();
-        let (mut round, began) = (1, Instant::now());
+        let (mut round, began, mut is_newest) = (1, Instant::now(), false);
         loop {
             let here = match &self.local {
                 Some(local) => {
@@ -109,6 +112,11 @@ impl Gathering {
                 }
             }
             match search.judge(partitions, &answers, &nodes, round == ROUNDS) {
+                Next::Take(missing) if missing.values().any(|reason| reason == NOBODY) && !is_newest => {
+                    is_newest = true;
+                    // Where the store does not answer, what is known is shown, and how old it is.
+                    let _ = tokio::time::timeout(LOOK_FOR, self.lake.refresh()).await;
+                }
                 Next::Take(mut missing) => {
                     if known.is_none() {
                         for partition in 0..partitions {

@@ -13,7 +13,7 @@ pub mod shown;
 pub mod structured;
 pub mod time;
 
-pub use reading::{Disposition, Fact, Method, Origin, Outbound, Reading, Receipt, read};
+pub use reading::{Disposition, Envelope, Fact, Method, Origin, Outbound, Reading, Receipt, read, read_parts};
 
 /// `type` prefix of an event made from a Viber callback.
 pub const CALLBACK_PREFIX: &str = "com.viber.callback.";
@@ -69,10 +69,15 @@ impl Event {
     pub fn key(&self) -> String {
         let account = self.source.strip_prefix(SOURCE_PREFIX).unwrap_or(&self.source);
         match &self.subject {
-            Some(user) => format!("{account}/{user}"),
+            Some(user) => user_key(account, user),
             None => account.to_owned(),
         }
     }
+}
+
+/// [`Event::key`] of an account's event with a user.
+pub fn user_key(account: &str, user: &str) -> String {
+    format!("{account}/{user}")
 }
 
 /// A name that no account can have.

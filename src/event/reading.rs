@@ -178,14 +178,41 @@ pub fn counted_time(received_at_us: i64, appended_at_us: i64) -> (i64, bool) {
     (if ahead { appended_at_us } else { received_at_us }.div_euclid(1000), ahead)
 }
 
+/// What is asked of an event besides its data.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    pub origin: Origin,
+    /// `type` without the origin's prefix.
+    pub kind: &'a str,
+    /// Of a `source` that names one.
+    pub account: Option<&'a str>,
+    pub subject: Option<&'a str>,
+    /// `time` as the event has it (its append time where it has none).
+    pub received_at_us: i64,
+    pub appended_at_us: i64,
+}
+
 /// Reads an event appended at `appended_at_us`. Never fails: what cannot be read is `malformed`.
 pub fn read(event: &Event, appended_at_us: i64) -> Reading<'_> {
     let (origin, kind) = Origin::of(&event.kind);
-    let received_at_us = event.time_us.unwrap_or(appended_at_us);
+    let envelope = Envelope {
+        origin,
+        kind,
+        account: event.account(),
+        subject: event.subject.as_deref(),
+        received_at_us: event.time_us.unwrap_or(appended_at_us),
+        appended_at_us,
+    };
+    read_parts(envelope, &event.data)
+}
+
+/// [`read`] of an event in parts.
+pub fn read_parts<'a>(envelope: Envelope<'a>, data: &[u8]) -> Reading<'a> {
+    let Envelope { origin, kind, account, subject, received_at_us, appended_at_us } = envelope;
     let (time_ms, ahead) = counted_time(received_at_us, appended_at_us);
     let mut reading = Reading {
-        account: event.account(),
-        user: event.subject.as_deref().filter(|user| !user.is_empty()),
+        account,
+        user: subject.filter(|user| !user.is_empty()),
         origin,
         kind,
         token: None,
@@ -201,9 +228,9 @@ pub fn read(event: &Event, appended_at_us: i64) -> Reading<'_> {
         malformed: None,
     };
     match origin {
-        Origin::Callback => read_callback(event, &mut reading),
-        Origin::Call => read_call(event, &mut reading),
-        Origin::Other if event.kind.is_empty() => {
+        Origin::Callback => read_callback(data, &mut reading),
+        Origin::Call => read_call(data, &mut reading),
+        Origin::Other if kind.is_empty() => {
             reading.malformed = Some("no CloudEvent: a type, an id, a source and specversion 1.0 are needed");
         }
         Origin::Own | Origin::Other => {}
@@ -218,8 +245,8 @@ pub fn read(event: &Event, appended_at_us: i64) -> Reading<'_> {
     reading
 }
 
-fn read_callback<'a>(event: &'a Event, reading: &mut Reading<'a>) {
-    let Some(callback) = Callback::parse(&event.data) else {
+fn read_callback(data: &[u8], reading: &mut Reading<'_>) {
+    let Some(callback) = Callback::parse(data) else {
         reading.skewed = true;
         reading.malformed = Some("data is no JSON object");
         return;
@@ -252,8 +279,8 @@ fn read_callback<'a>(event: &'a Event, reading: &mut Reading<'a>) {
     }
 }
 
-fn read_call<'a>(event: &'a Event, reading: &mut Reading<'a>) {
-    let Some(call) = Call::parse(&event.data) else {
+fn read_call(data: &[u8], reading: &mut Reading<'_>) {
+    let Some(call) = Call::parse(data) else {
         reading.malformed = Some("data is no JSON object");
         return;
     };

@@ -1,8 +1,8 @@
 //! Writing and reading `events` as an archive of the log.
 
-use super::rows::ArchivedEvents;
+use super::rows::{ArchivedReadings, ArchivedTimes};
 use super::{FileEntry, Lake, LakeError, TableName, TableSnapshot, schema};
-use arrow::array::{Array, Date32Array, Int32Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, Date32Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
@@ -10,17 +10,19 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{binary, col, lit};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionConfig;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Memory for putting a partition's archive in order; the rest goes to a temporary folder.
@@ -79,7 +81,7 @@ impl Lake {
         self.read_rows(files, Wanted { partition, from, columns, sorted: true })
     }
 
-    /// All archived rows of a partition in order of offset, with the columns that a record is made of.
+    /// All archived rows of a partition in order of offset, with the columns that a reading is made of.
     pub fn archive_in(
         &self,
         layout: &EventsLayout,
@@ -87,11 +89,8 @@ impl Lake {
     ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
         let Some(runs) = layout.runs.get(&partition) else { return Ok(futures::stream::empty().boxed()) };
         let files = runs.iter().map(|run| &run.file).collect();
-        // Mostly the log was archived in order, and nothing is left to be sorted.
-        let in_order = runs.iter().all(|run| run.in_order);
-        let follow = runs.windows(2).all(|pair| pair[0].last < pair[1].first);
-        let columns = Some(&ArchivedEvents::COLUMNS[..]);
-        self.read_rows(files, Wanted { partition, from: 0, columns, sorted: !(in_order && follow) })
+        let columns = Some(&ArchivedReadings::COLUMNS[..]);
+        self.read_rows(files, Wanted { partition, from: 0, columns, sorted: !are_in_order(runs) })
     }
 
     /// Looks where the rows of each partition lie in a version of `events`.
@@ -109,25 +108,17 @@ impl Lake {
     }
 
     async fn runs_in(&self, file: &FileEntry) -> Result<BTreeMap<u32, Run>, LakeError> {
-        let mut rows = self.scanned(vec![file], Some(&["partition", "offset"]))?;
+        let mut rows = self.scanned(vec![file], Some(&ArchivedTimes::COLUMNS))?;
         let mut runs: BTreeMap<u32, Run> = BTreeMap::new();
         while let Some(batch) = rows.try_next().await? {
-            let damaged = || LakeError::Damaged(format!("{} has no partition and offset", file.path));
-            let column = |name: &str| batch.column_by_name(name).ok_or_else(damaged);
-            let partitions = column("partition")?.as_any().downcast_ref::<Int32Array>().ok_or_else(damaged)?;
-            let offsets = column("offset")?.as_any().downcast_ref::<Int64Array>().ok_or_else(damaged)?;
-            for (partition, offset) in partitions.values().iter().zip(offsets.values()) {
-                let (partition, offset) = (u32::try_from(*partition).unwrap_or(0), u64::try_from(*offset).unwrap_or(0));
-                match runs.get_mut(&partition) {
-                    Some(run) => {
-                        run.in_order &= offset > run.last;
-                        (run.first, run.last) = (run.first.min(offset), run.last.max(offset));
-                    }
-                    None => {
-                        let run = Run { file: file.clone(), first: offset, last: offset, in_order: true };
-                        runs.insert(partition, run);
-                    }
-                }
+            let times = ArchivedTimes::new(&batch)?;
+            for row in 0..batch.num_rows() {
+                let (partition, offset) = (times.partition(row), times.offset(row));
+                let run = match runs.entry(partition) {
+                    Entry::Occupied(run) => run.into_mut(),
+                    Entry::Vacant(place) => place.insert(Run::new(file.clone(), offset)),
+                };
+                run.add(offset, times.times_ms(row));
             }
         }
         Ok(runs)
@@ -159,8 +150,7 @@ impl Lake {
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().map_err(damaged)?;
         let (url, objects) = self.object_store();
         runtime.register_object_store(&url, objects);
-        let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
-        let stream = plan.and_then(|plan| execute_stream(plan, context.task_ctx())).map_err(damaged)?;
+        let stream = plan.and_then(|plan| execute_stream(plan, one_by_one(runtime))).map_err(damaged)?;
         let place = self.store.failed(&"").to_string();
         Ok(stream.map(move |batch| batch.map_err(|error| read_error(&place, &error))).boxed())
     }
@@ -197,24 +187,42 @@ impl Lake {
         })
     }
 
-    /// How far, in ms, the event that came latest to a partition lay behind the newest time before it, of those before
-    /// offset `before`.
-    pub async fn widest_lateness(&self, partition: u32, before: u64) -> Result<i64, LakeError> {
-        let columns = ["partition", "offset", "appended_at", "event_time", "received_at"];
-        let mut rows = self.rows(&self.table(TableName::Events).snapshot(), partition, 0, Some(&columns))?;
-        let (mut newest_ms, mut widest_ms) = (None::<i64>, 0);
-        while let Some(batch) = rows.try_next().await? {
-            for row in 0..batch.num_rows() {
-                let (offset, time_ms, t_ms) = super::rows::times(&batch, row)?;
-                if offset >= before {
-                    return Ok(widest_ms);
-                }
-                widest_ms = newest_ms.map_or(0, |newest_ms| newest_ms.saturating_sub(t_ms)).max(widest_ms);
-                newest_ms = newest_ms.max(Some(time_ms));
-            }
+    /// How far, in ms, the event that came latest to its partition lay behind the newest time before it, of those before
+    /// these offsets.
+    pub async fn widest_lateness(&self, before: &BTreeMap<u32, u64>) -> Result<i64, LakeError> {
+        let events = self.table(TableName::Events).snapshot();
+        let layout = self.events_layout(&events).await?;
+        let mut widest_ms = 0;
+        for (partition, before) in before {
+            let Some(runs) = layout.runs.get(partition) else { continue };
+            let is_all = runs.iter().all(|run| run.last < *before);
+            let lateness_ms = match is_all && are_in_order(runs) {
+                true => lateness_of(runs),
+                false => self.lateness_before(&events, *partition, *before).await?,
+            };
+            widest_ms = lateness_ms.max(widest_ms);
         }
         Ok(widest_ms)
     }
+
+    /// [`Lake::widest_lateness`] of one partition, whatever its rows' order.
+    async fn lateness_before(&self, events: &TableSnapshot, partition: u32, before: u64) -> Result<i64, LakeError> {
+        let mut rows = self.rows(events, partition, 0, Some(&ArchivedTimes::COLUMNS))?;
+        let mut all = Times::default();
+        while let Some(batch) = rows.try_next().await? {
+            let times = ArchivedTimes::new(&batch)?;
+            for row in (0..batch.num_rows()).take_while(|row| times.offset(*row) < before) {
+                all.add(times.times_ms(row));
+            }
+        }
+        Ok(all.widest_ms)
+    }
+}
+
+/// What a plan without parallel parts is executed in. A whole session would register hundreds of functions every time.
+pub fn one_by_one(runtime: Arc<RuntimeEnv>) -> Arc<TaskContext> {
+    let config = SessionConfig::new().with_target_partitions(1);
+    Arc::new(TaskContext::default().with_session_config(config).with_runtime(runtime))
 }
 
 /// Which rows of `events` are read.
@@ -253,6 +261,58 @@ struct Run {
     last: u64,
     /// Whether they lie in order of offset, each offset once.
     in_order: bool,
+    times: Times,
+}
+
+impl Run {
+    fn new(file: FileEntry, offset: u64) -> Self {
+        Self { file, first: offset, last: offset, in_order: true, times: Times::default() }
+    }
+
+    /// Takes in another row; the first one too.
+    fn add(&mut self, offset: u64, times_ms: (i64, i64)) {
+        self.in_order &= offset > self.last || self.times.newest_ms.is_none();
+        (self.first, self.last) = (self.first.min(offset), self.last.max(offset));
+        self.times.add(times_ms);
+    }
+}
+
+/// Whether rows that are read run by run come in order of offset: mostly the log was archived so, and nothing is left to be
+/// sorted.
+fn are_in_order(runs: &[Run]) -> bool {
+    runs.iter().all(|run| run.in_order) && runs.windows(2).all(|pair| pair[0].last < pair[1].first)
+}
+
+/// How late the events of runs in order were at most, in ms.
+fn lateness_of(runs: &[Run]) -> i64 {
+    runs.iter().fold(Times::default(), |before, run| before.then(&run.times)).widest_ms
+}
+
+/// Times of rows in order, in ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Times {
+    /// The newest that a record counts with.
+    newest_ms: Option<i64>,
+    /// The oldest event time.
+    oldest_ms: Option<i64>,
+    /// How far an event time lay at most behind the newest before it.
+    widest_ms: i64,
+}
+
+impl Times {
+    fn add(&mut self, (time_ms, event_ms): (i64, i64)) {
+        *self = self.then(&Times { newest_ms: Some(time_ms), oldest_ms: Some(event_ms), widest_ms: 0 });
+    }
+
+    /// Of these rows and those that follow.
+    fn then(&self, next: &Times) -> Times {
+        let behind = self.newest_ms.zip(next.oldest_ms).map_or(0, |(newest, oldest)| newest.saturating_sub(oldest));
+        Times {
+            newest_ms: self.newest_ms.max(next.newest_ms),
+            oldest_ms: self.oldest_ms.into_iter().chain(next.oldest_ms).min(),
+            widest_ms: self.widest_ms.max(next.widest_ms).max(behind),
+        }
+    }
 }
 
 /// Whether a file of `events` may have a row at an offset or after it, by its statistics.

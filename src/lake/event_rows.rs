@@ -4,13 +4,14 @@ use super::rows::strings;
 use super::schema;
 use super::{LakeError, TableName};
 use crate::event::reading::counted_time;
-use crate::event::{Disposition, Event, Origin, Reading, Record, SOURCE_PREFIX};
+use crate::event::{Disposition, Envelope, Event, Origin, Reading, Record, SOURCE_PREFIX, is_account_name, read_parts};
 use arrow::array::{
     Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Builder, Int32Array, Int32Builder, Int64Array, Int64Builder,
     RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -159,56 +160,104 @@ pub(super) fn date_of(us: i64) -> i32 {
     i32::try_from(us.div_euclid(DAY_US).clamp(DATES.0, DATES.1)).unwrap_or(0)
 }
 
-/// The columns of a batch of the archive that a record is made of.
-pub struct ArchivedEvents<'a> {
-    partition: &'a Int32Array,
+/// The columns of a batch of the archive that a reading is made of.
+pub struct ArchivedReadings<'a> {
     offset: &'a Int64Array,
     appended_at: &'a TimestampMicrosecondArray,
-    event_id: &'a StringArray,
     origin: &'a StringArray,
     kind: &'a StringArray,
     account: &'a StringArray,
     user_id: &'a StringArray,
     received_at: &'a TimestampMicrosecondArray,
-    disposition: &'a StringArray,
     data: &'a StringArray,
     data_base64: &'a BooleanArray,
-    signature: &'a StringArray,
 }
 
-impl<'a> ArchivedEvents<'a> {
-    /// Their names.
-    pub const COLUMNS: [&'static str; 13] = [
+impl<'a> ArchivedReadings<'a> {
+    /// Their names, and that of the partition.
+    pub const COLUMNS: [&'static str; 10] = [
         "partition",
         "offset",
         "appended_at",
-        "event_id",
         "origin",
         "type",
         "account",
         "user_id",
         "received_at",
-        "disposition",
         "data",
         "data_base64",
-        "signature",
     ];
 
     /// Of a batch that has these columns.
     pub fn new(batch: &'a RecordBatch) -> Result<Self, LakeError> {
         Ok(Self {
-            partition: column(batch, "partition")?,
             offset: column(batch, "offset")?,
             appended_at: column(batch, "appended_at")?,
-            event_id: strings(batch, "event_id")?,
             origin: strings(batch, "origin")?,
             kind: strings(batch, "type")?,
             account: strings(batch, "account")?,
             user_id: strings(batch, "user_id")?,
             received_at: column(batch, "received_at")?,
-            disposition: strings(batch, "disposition")?,
             data: strings(batch, "data")?,
             data_base64: column(batch, "data_base64")?,
+        })
+    }
+
+    /// The offset of a row's record.
+    pub fn offset(&self, row: usize) -> u64 {
+        u64::try_from(self.offset.value(row)).unwrap_or(0)
+    }
+
+    /// When the log took a row's record, in µs since the epoch.
+    pub fn appended_at_us(&self, row: usize) -> i64 {
+        self.appended_at.value(row)
+    }
+
+    /// What a row's record was, besides its data.
+    fn envelope(&self, row: usize) -> Result<Envelope<'a>, LakeError> {
+        let origin = needed(self.origin, row, "origin")?;
+        Ok(Envelope {
+            origin: Origin::from_name(origin).ok_or_else(|| damaged("origin", origin))?,
+            kind: needed(self.kind, row, "type")?,
+            account: text(self.account, row).filter(|name| is_account_name(name)),
+            subject: text(self.user_id, row),
+            received_at_us: self.received_at.value(row),
+            appended_at_us: self.appended_at.value(row),
+        })
+    }
+
+    /// The data of a row's record, byte for byte.
+    fn data(&self, row: usize) -> Result<Cow<'a, [u8]>, LakeError> {
+        let data = needed(self.data, row, "data")?;
+        if !self.data_base64.value(row) {
+            return Ok(Cow::Borrowed(data.as_bytes()));
+        }
+        STANDARD.decode(data).map(Cow::Owned).map_err(|_| damaged("data", data))
+    }
+
+    /// What a row's record says.
+    pub fn read(&self, row: usize) -> Result<Reading<'a>, LakeError> {
+        Ok(read_parts(self.envelope(row)?, &self.data(row)?))
+    }
+}
+
+/// The columns of a batch of the archive that a record is made of.
+pub struct ArchivedEvents<'a> {
+    readings: ArchivedReadings<'a>,
+    partition: &'a Int32Array,
+    event_id: &'a StringArray,
+    disposition: &'a StringArray,
+    signature: &'a StringArray,
+}
+
+impl<'a> ArchivedEvents<'a> {
+    /// Of a batch that has these columns.
+    pub fn new(batch: &'a RecordBatch) -> Result<Self, LakeError> {
+        Ok(Self {
+            readings: ArchivedReadings::new(batch)?,
+            partition: column(batch, "partition")?,
+            event_id: strings(batch, "event_id")?,
+            disposition: strings(batch, "disposition")?,
             signature: strings(batch, "signature")?,
         })
     }
@@ -216,40 +265,40 @@ impl<'a> ArchivedEvents<'a> {
     /// The record and disposition of a row. What the archive does not keep of an event (foreign `source`, content type,
     /// other attributes) the fold does not ask for.
     pub fn record(&self, row: usize) -> Result<(Record, Disposition), LakeError> {
-        let text = |array: &'a StringArray| array.is_valid(row).then(|| array.value(row));
-        let needed = |array: &'a StringArray, column: &str| {
-            text(array).ok_or_else(|| LakeError::Damaged(format!("{column} is NULL in events")))
-        };
-        let damaged = |column: &str, value: &str| LakeError::Damaged(format!("{column} is {value:?} in events"));
-        let origin = needed(self.origin, "origin")?;
-        let origin = Origin::from_name(origin).ok_or_else(|| damaged("origin", origin))?;
-        let disposition = needed(self.disposition, "disposition")?;
+        let Envelope { origin, kind, account, subject, received_at_us, appended_at_us } =
+            self.readings.envelope(row)?;
+        let disposition = needed(self.disposition, row, "disposition")?;
         let disposition = Disposition::from_name(disposition).ok_or_else(|| damaged("disposition", disposition))?;
-        let data = needed(self.data, "data")?;
-        let data = if self.data_base64.value(row) {
-            STANDARD.decode(data).map_err(|_| damaged("data", data))?
-        } else {
-            data.as_bytes().to_vec()
-        };
         let event = Event {
-            id: needed(self.event_id, "event_id")?.to_owned(),
-            source: text(self.account).map(|account| format!("{SOURCE_PREFIX}{account}")).unwrap_or_default(),
-            kind: format!("{}{}", origin.prefix(), needed(self.kind, "type")?),
-            subject: text(self.user_id).map(str::to_owned),
-            time_us: Some(self.received_at.value(row)),
+            id: needed(self.event_id, row, "event_id")?.to_owned(),
+            source: account.map(|account| format!("{SOURCE_PREFIX}{account}")).unwrap_or_default(),
+            kind: format!("{}{kind}", origin.prefix()),
+            subject: subject.map(str::to_owned),
+            time_us: Some(received_at_us),
             content_type: Some("application/json".to_owned()),
-            signature: text(self.signature).map(str::to_owned),
+            signature: text(self.signature, row).map(str::to_owned),
             extensions: Vec::new(),
-            data,
+            data: self.readings.data(row)?.into_owned(),
         };
-        let offset = u64::try_from(self.offset.value(row)).unwrap_or(0);
-        Ok((Record { offset, appended_at_us: self.appended_at.value(row), event }, disposition))
+        Ok((Record { offset: self.readings.offset(row), appended_at_us, event }, disposition))
     }
 
     /// The partition of a row's record.
     pub fn partition(&self, row: usize) -> u32 {
         u32::try_from(self.partition.value(row)).unwrap_or(0)
     }
+}
+
+fn text(array: &StringArray, row: usize) -> Option<&str> {
+    array.is_valid(row).then(|| array.value(row))
+}
+
+fn needed<'a>(array: &'a StringArray, row: usize, column: &str) -> Result<&'a str, LakeError> {
+    text(array, row).ok_or_else(|| LakeError::Damaged(format!("{column} is NULL in events")))
+}
+
+fn damaged(column: &str, value: &str) -> LakeError {
+    LakeError::Damaged(format!("{column} is {value:?} in events"))
 }
 
 pub(super) fn longs<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Int64Array, LakeError> {
@@ -263,10 +312,43 @@ fn column<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<
         .ok_or_else(|| LakeError::Damaged(format!("column {name} is missing or of another type")))
 }
 
-/// Of a row of the archive: offset, the time the record counts with, and its event time, both in ms.
-pub fn times(batch: &RecordBatch, row: usize) -> Result<(u64, i64, i64), LakeError> {
-    let time_us = |name: &str| Ok::<_, LakeError>(column::<TimestampMicrosecondArray>(batch, name)?.value(row));
-    let (time_ms, _) = counted_time(time_us("received_at")?, time_us("appended_at")?);
-    let offset = u64::try_from(longs(batch, "offset")?.value(row)).unwrap_or(0);
-    Ok((offset, time_ms, time_us("event_time")?.div_euclid(1000)))
+/// The columns of a batch of the archive that tell when.
+pub struct ArchivedTimes<'a> {
+    partition: &'a Int32Array,
+    offset: &'a Int64Array,
+    appended_at: &'a TimestampMicrosecondArray,
+    received_at: &'a TimestampMicrosecondArray,
+    event_time: &'a TimestampMicrosecondArray,
+}
+
+impl<'a> ArchivedTimes<'a> {
+    /// Their names.
+    pub const COLUMNS: [&'static str; 5] = ["partition", "offset", "appended_at", "received_at", "event_time"];
+
+    /// Of a batch that has these columns.
+    pub fn new(batch: &'a RecordBatch) -> Result<Self, LakeError> {
+        Ok(Self {
+            partition: column(batch, "partition")?,
+            offset: column(batch, "offset")?,
+            appended_at: column(batch, "appended_at")?,
+            received_at: column(batch, "received_at")?,
+            event_time: column(batch, "event_time")?,
+        })
+    }
+
+    /// The partition of a row's record.
+    pub fn partition(&self, row: usize) -> u32 {
+        u32::try_from(self.partition.value(row)).unwrap_or(0)
+    }
+
+    /// The offset of a row's record.
+    pub fn offset(&self, row: usize) -> u64 {
+        u64::try_from(self.offset.value(row)).unwrap_or(0)
+    }
+
+    /// The time that a row's record counts with, in ms, and its event time.
+    pub fn times_ms(&self, row: usize) -> (i64, i64) {
+        let (time_ms, _) = counted_time(self.received_at.value(row), self.appended_at.value(row));
+        (time_ms, self.event_time.value(row).div_euclid(1000))
+    }
 }

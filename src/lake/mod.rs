@@ -38,7 +38,7 @@ pub(crate) mod tests;
 mod tidy;
 mod transactions;
 
-pub use archive::EventsLayout;
+pub use archive::{EventsLayout, one_by_one};
 pub use audit::Audited;
 pub use claim::{Claim, Claimed};
 pub use commit::Change;

@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::DataType;
 use std::sync::Arc;
 
-pub use super::event_rows::{ArchivedEvents, EventRow, EventRows, times};
+pub use super::event_rows::{ArchivedEvents, ArchivedReadings, ArchivedTimes, EventRow, EventRows};
 
 /// A row of `sessions` is named by its id.
 pub fn session_key(id: &SessionId) -> Box<[u8]> {

@@ -36,8 +36,8 @@ pub(super) struct Bulk<'a> {
     pub state: &'a State,
     pub settings: &'a Arc<Settings>,
     pub scope: &'a Scope,
-    /// For what memory does not hold.
-    pub dir: &'a Path,
+    /// A folder for what memory does not hold.
+    pub room: &'a Path,
     pub partition: u32,
     /// Where the archive ends.
     pub end: u64,
@@ -54,7 +54,7 @@ impl Bulk<'_> {
     ) -> Result<Folded, ProjectorError> {
         let partitions = self.settings.partitions;
         let part = Part { partition: self.partition, partitions, lateness_ms: self.settings.lateness_ms };
-        let mut by_user = ByUser::new(self.lake, layout, part, self.dir, tell)?;
+        let mut by_user = ByUser::new(self.lake, layout, part, self.room, tell)?;
         let mut fold = Fold::new(self);
         loop {
             match by_user.next().await? {
@@ -137,7 +137,7 @@ struct Fold<'a> {
 
 impl<'a> Fold<'a> {
     fn new(bulk: &'a Bulk<'a>) -> Self {
-        let (rows, batch) = (SpanRows::new(bulk.dir), bulk.state.batch());
+        let (rows, batch) = (SpanRows::new(bulk.room), bulk.state.batch());
         let (terms, open) = Default::default();
         Self { bulk, watermark_ms: i64::MIN, terms, current: None, rows, batch, bytes: 0, open }
     }

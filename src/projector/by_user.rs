@@ -4,9 +4,9 @@
 //! bounded memory, the rest in a temporary folder.
 
 use super::ProjectorError;
-use crate::event::{Fact, read};
-use crate::lake::rows::ArchivedEvents;
-use crate::lake::{EventsLayout, Lake, LakeError};
+use crate::event::{self, Fact};
+use crate::lake::rows::ArchivedReadings;
+use crate::lake::{EventsLayout, Lake, LakeError, one_by_one};
 use crate::log::partitioner;
 use crate::state::{PartitionMark, user_key};
 use arrow::array::{ArrayRef, BinaryArray, BinaryBuilder, RecordBatch, UInt64Builder};
@@ -23,7 +23,6 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::stream::{BoxStream, StreamExt};
 use rustc_hash::FxHashSet;
 use std::path::{Path, PathBuf};
@@ -173,30 +172,29 @@ fn reduced(
 
 impl Reading {
     fn reduce(&mut self, batch: &RecordBatch, part: Part) -> Result<RecordBatch, Stopped> {
-        let events = ArchivedEvents::new(batch).map_err(Stopped::Failed)?;
+        let events = ArchivedReadings::new(batch).map_err(Stopped::Failed)?;
         let (mut users, mut tellings) = (BinaryBuilder::new(), BinaryBuilder::new());
         let (mut offsets, mut bytes) = (UInt64Builder::new(), Vec::new());
         for row in 0..batch.num_rows() {
-            let (record, _) = events.record(row).map_err(Stopped::Failed)?;
-            let reading = read(&record.event, record.appended_at_us);
+            let reading = events.read(row).map_err(Stopped::Failed)?;
             let watermark_ms = self.mark.watermark_ms;
             let late_ms = watermark_ms.map_or(0, |watermark_ms| watermark_ms.saturating_sub(reading.t_ms));
             if watermark_ms.is_some() && part.lateness_ms.is_some_and(|limit_ms| late_ms >= limit_ms) {
                 return Err(Stopped::TooLate);
             }
             self.mark.watermark_ms = watermark_ms.max(Some(reading.time_ms));
-            self.mark.position = record.offset + 1;
-            self.mark.appended_us = record.appended_at_us;
+            self.mark.position = events.offset(row) + 1;
+            self.mark.appended_us = events.appended_at_us(row);
             let is_telling = reading.fact.is_some() || reading.country.is_some();
             let (Some(account), Some(user), true) = (reading.account, reading.user, is_telling) else { continue };
-            if partitioner::partition(record.event.key().as_bytes(), part.partitions) != part.partition {
+            if partitioner::partition(event::user_key(account, user).as_bytes(), part.partitions) != part.partition {
                 continue;
             }
             if !self.accounts.contains(account) {
                 self.accounts.insert(account.to_owned());
             }
             users.append_value(user_key(account, user));
-            offsets.append_value(record.offset);
+            offsets.append_value(events.offset(row));
             let (t_ms, token) = (reading.t_ms, reading.token);
             let told = Told { watermark_ms, t_ms, token, fact: reading.fact, country: reading.country };
             bytes.clear();
@@ -237,11 +235,10 @@ impl PartitionStream for Once {
 fn sorted(reduced: Reduced, dir: &Path) -> Result<SendableRecordBatchStream, DataFusionError> {
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(SORT_BYTES)));
     let runtime = runtime.with_temp_file_path(dir).build_arc()?;
-    let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(1), runtime);
     let source: Arc<dyn PartitionStream> = Arc::new(Once(Mutex::new(Some(reduced))));
     let source = StreamingTableExec::try_new(SCHEMA.clone(), vec![source], None, [], false, None)?;
     let by = |column| Ok::<_, DataFusionError>(PhysicalSortExpr::new_default(col(column, &SCHEMA)?));
     let order = LexOrdering::new([by("user")?, by("offset")?])
         .ok_or_else(|| DataFusionError::Internal("an order of two columns is one".into()))?;
-    execute_stream(Arc::new(SortExec::new(order, Arc::new(source))), context.task_ctx())
+    execute_stream(Arc::new(SortExec::new(order, Arc::new(source))), one_by_one(runtime))
 }

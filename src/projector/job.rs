@@ -253,12 +253,17 @@ impl Jobs {
         self.folder.join(format!("{name}.state"))
     }
 
+    /// Where a rebuild puts what memory does not hold.
+    pub fn room(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.room"))
+    }
+
     /// Where the state goes that a rebuild's takes the place of.
     pub fn old_state_dir(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.old"))
     }
 
-    /// The folders of states that are of no use any more.
+    /// The folders that are of no use any more.
     pub fn useless(&self) -> Result<Vec<PathBuf>, DurableFileError> {
         let failed = |error| DurableFileError::Io { path: self.folder.clone(), error };
         let entries = match std::fs::read_dir(&self.folder) {
@@ -269,8 +274,9 @@ impl Jobs {
         let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
         let paths = paths.map_err(failed)?;
         // Looked for last: a rebuild is noted down before it has a folder.
-        let of_use = self.unfinished()?.map(|job| self.state_dir(&job.name));
-        Ok(paths.into_iter().filter(|path| path.is_dir() && of_use.as_ref() != Some(path)).collect())
+        let of_use = self.unfinished()?.map(|job| [self.state_dir(&job.name), self.room(&job.name)]);
+        let is_of_use = |path: &PathBuf| of_use.as_ref().is_some_and(|of_use| of_use.contains(path));
+        Ok(paths.into_iter().filter(|path| path.is_dir() && !is_of_use(path)).collect())
     }
 
     pub fn put(&self, job: &Job) -> Result<(), DurableFileError> {

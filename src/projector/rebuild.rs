@@ -7,11 +7,11 @@ use super::hold::maker;
 use super::job::{Job, Jobs, Phase, Reach, RebuildError};
 use super::recover::{io, move_into_place, note_made_under, remove};
 use super::refold::{Folded, Refold};
-use super::run::open_state;
+use super::run::wait_free;
 use super::{ProjectorError, Settings};
 use crate::durable_file::{self, DurableFileError};
 use crate::lake::{Claimed, GenerationInfo, Lake, TableName, TableSnapshot, rebuild_number};
-use crate::state::{Meta, StateError};
+use crate::state::Meta;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -164,11 +164,11 @@ impl Site {
             Some(name) => self.lake.generation_to_keep(name).await?,
             None => self.lake.generation(&job.name).await?,
         };
-        let dir = self.jobs().state_dir(&job.name);
+        let (dir, room) = (self.jobs().state_dir(&job.name), self.jobs().room(&job.name));
         // Beside a server half of the machine is enough; what is dropped must come to its end soon.
         let side_by_side = if self.pauses.is_some() { 1 } else { SIDE_BY_SIDE };
         let (settings, scope) = (Arc::new(settings), job.wish.scope()?);
-        let refold = Refold::open(self.lake.clone(), generation, &dir, settings, scope, side_by_side)?;
+        let refold = Refold::open(self.lake.clone(), generation, &dir, &room, settings, scope, side_by_side)?;
         if let Some(records) = refold.as_ref().map(Refold::position).filter(|records| *records > 0) {
             tracing::info!(rebuild = job.name, records, "the rebuild goes on where it was");
         }
@@ -305,10 +305,7 @@ impl Site {
             return Ok(Switch::TooLate);
         }
         // Queries that still lay over the old state what they have been told are waited for.
-        let state = self.data_dir.join("state");
-        if let Err(error @ ProjectorError::State(StateError::Busy { .. })) = open_state(&state, &self.settings).await {
-            return Err(error.into());
-        }
+        wait_free(&self.data_dir.join("state")).await?;
         let reach = reach(&events);
         let job = Job { phase: Phase::Switching, reach: Some(reach.clone()), ..job.clone() };
         self.jobs().put(&job)?;
@@ -418,12 +415,9 @@ pub(super) async fn any_age(
     settings: &Settings,
     before: &BTreeMap<u32, u64>,
 ) -> Result<Settings, ProjectorError> {
-    let mut settings = Settings { any_age: true, ..settings.clone() };
-    for (partition, before) in before {
-        let widest_ms = lake.widest_lateness(*partition, *before).await?;
-        settings.lateness_ms = settings.lateness_ms.map(|lateness_ms| lateness_ms.max(widest_ms.saturating_add(1)));
-    }
-    Ok(settings)
+    let widest_ms = lake.widest_lateness(before).await?;
+    let lateness_ms = settings.lateness_ms.map(|lateness_ms| lateness_ms.max(widest_ms.saturating_add(1)));
+    Ok(Settings { any_age: true, lateness_ms, ..settings.clone() })
 }
 
 /// Completes a switch that was begun; does nothing when there is none. Safe to repeat. `now_us` is µs since the epoch.

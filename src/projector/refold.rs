@@ -48,8 +48,8 @@ struct Fold {
     meta: Arc<Mutex<Meta>>,
     settings: Arc<Settings>,
     scope: Scope,
-    /// Where there is room for what memory does not hold.
-    dir: PathBuf,
+    /// A folder for what memory does not hold.
+    room: PathBuf,
 }
 
 /// A round of folding.
@@ -65,17 +65,20 @@ struct Round {
 }
 
 impl Refold {
-    /// Goes on with what is in `dir`, or begins there. `None` where what is there was folded by other settings.
+    /// Goes on with what is in `dir`, or begins there; what memory does not hold goes to `room`. `None` where what is there
+    /// was folded by other settings.
     pub fn open(
         lake: Arc<Lake>,
         generation: Lake,
         dir: &Path,
+        room: &Path,
         settings: Arc<Settings>,
         scope: Scope,
         side_by_side: usize,
     ) -> Result<Option<Self>, ProjectorError> {
-        let parent = dir.parent().unwrap_or(dir);
-        std::fs::create_dir_all(parent).map_err(|error| super::recover::io(parent, &error))?;
+        // What a kill has left there is of no use.
+        super::recover::remove(room)?;
+        std::fs::create_dir_all(room).map_err(|error| super::recover::io(room, &error))?;
         let state = State::open(dir, settings.state_bytes())?;
         let mut policies = settings.describe_policies();
         // What rests half done is gone on with only by what would do the same.
@@ -94,7 +97,7 @@ impl Refold {
             Ok(Some(_)) | Err(StateError::Damaged { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let fold = Fold { lake, state, meta: Arc::new(Mutex::new(meta)), settings, scope, dir: parent.to_owned() };
+        let fold = Fold { lake, state, meta: Arc::new(Mutex::new(meta)), settings, scope, room: room.to_owned() };
         Ok(Some(Self { generation: Arc::new(generation), fold, side_by_side }))
     }
 
@@ -274,8 +277,8 @@ impl Fold {
     /// Folds all of a partition that the state has nothing of.
     async fn begin_partition(&self, round: Round, partition: u32, end: u64) -> Result<Folded, ProjectorError> {
         let Round { generation, layout, done, total, tell, .. } = round;
-        let Self { lake, state, meta, settings, scope, dir } = self;
-        let bulk = Bulk { lake, generation: &generation, state, settings, scope, dir, partition, end };
+        let Self { lake, state, meta, settings, scope, room } = self;
+        let bulk = Bulk { lake, generation: &generation, state, settings, scope, room, partition, end };
         let read: TellRead =
             Arc::new(move |rows| tell((done.fetch_add(rows, Ordering::Relaxed) + rows).min(total), total));
         let note = |mut batch: Batch, mark: PartitionMark| {
@@ -304,8 +307,9 @@ struct Lateness {
 impl Lateness {
     fn exceeded_by(&mut self, batch: &RecordBatch) -> Result<bool, ProjectorError> {
         let Some(limit_ms) = self.limit_ms else { return Ok(false) };
+        let times = rows::ArchivedTimes::new(batch)?;
         for row in 0..batch.num_rows() {
-            let (_, time_ms, t_ms) = rows::times(batch, row)?;
+            let (time_ms, t_ms) = times.times_ms(row);
             if self.newest_ms.is_some_and(|newest_ms| newest_ms.saturating_sub(t_ms) >= limit_ms) {
                 return Ok(true);
             }

@@ -14,6 +14,7 @@ use super::switch::{settle_shared, switch_under_way};
 use super::takeover::{TakeOver, Taken};
 use super::worker::{Source, Worker};
 use super::{Parts, ProjectorError, Settings, recover};
+use crate::database_dir::is_in_use;
 use crate::lake::{Lake, Stage, Switch, TableName};
 use crate::log::{Assignment, Group, LogError};
 use crate::state::{FORMAT, Meta, PartitionMark, State, StateError};
@@ -350,18 +351,23 @@ fn new_meta(settings: &Settings) -> Meta {
 
 /// Opens the state once the run and the queries before have let go of it.
 pub(super) async fn open_state(dir: &Path, settings: &Settings) -> Result<(State, Option<Meta>), ProjectorError> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let began = Instant::now();
-    let state = loop {
-        match State::open(dir, settings.state_bytes()) {
-            Err(StateError::Busy { .. }) if began.elapsed() < PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            opened => break opened?,
-        }
-    };
+    wait_free(dir).await?;
+    let state = State::open(dir, settings.state_bytes())?;
     let meta = state.meta()?;
     Ok((state, meta))
+}
+
+/// Waits until nobody has a state open any more: queries may, for what they have been told.
+pub(super) async fn wait_free(dir: &Path) -> Result<(), ProjectorError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let began = Instant::now();
+    while is_in_use(dir).map_err(|error| recover::io(dir, &error))? {
+        if began.elapsed() >= PATIENCE {
+            return Err(StateError::Busy { path: dir.display().to_string() }.into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Starts the tasks and waits for the first to fail, or for all to end.

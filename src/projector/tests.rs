@@ -9,6 +9,8 @@ use crate::metrics::{AccountLabels, Metrics};
 use crate::session::Policy;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -194,8 +196,12 @@ async fn tables_are_the_same_after_restarts_a_lost_state_and_a_rebuild() {
 
 /// What a bot was told or did, `day` days after 1 March 2026.
 fn on_day(day: i64, user: &str, what: &str, token: u64) -> Event {
-    let t_ms = 1_772_323_200_000 + day * DAY;
-    let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();
+    at(1_772_323_200_000 + day * DAY, 0, user, what, token)
+}
+
+/// What a bot was told or did; of what it was told it heard `after_ms` later.
+fn at(t_ms: i64, after_ms: i64, user: &str, what: &str, token: u64) -> Event {
+    let time = chrono::DateTime::from_timestamp_millis(t_ms + after_ms).unwrap().to_rfc3339();
     let (kind, data) = match what {
         "send_message" => {
             let response = format!(r#"{{"status":0,"message_token":{token},"billing_status":1}}"#);
@@ -215,7 +221,7 @@ fn on_day(day: i64, user: &str, what: &str, token: u64) -> Event {
     };
     let kind = if what == "send_message" { kind.to_owned() } else { format!("callback.{kind}") };
     let line = format!(
-        r#"{{"specversion":"1.0","id":"{what}/{token}/{user}/{day}","source":"/accounts/bot1","type":"com.viber.{kind}","subject":"{user}","time":"{time}","datacontenttype":"application/json","data":{data}}}"#
+        r#"{{"specversion":"1.0","id":"{what}/{token}/{user}/{t_ms}","source":"/accounts/bot1","type":"com.viber.{kind}","subject":"{user}","time":"{time}","datacontenttype":"application/json","data":{data}}}"#
     );
     structured::parse_line(line.as_bytes()).unwrap()
 }
@@ -266,6 +272,76 @@ async fn a_rebuild_forgets_what_the_live_fold_forgets() {
     rebuilds.rebuild(Wish::default(), |_| {}).await.unwrap();
     assert_eq!(told(&lake).await, live);
     assert_eq!(sessions(&lake).await, live_sessions);
+}
+
+/// A random month of three users: of what the bot was told it hears up to two days later, and of some of it twice.
+fn month() -> impl Strategy<Value = Vec<Event>> {
+    let whats = ["message", "message", "send_message", "send_message", "delivered", "seen", "failed", "unsubscribed"];
+    let user = proptest::sample::select(vec!["one", "two", "three"]);
+    let step = (proptest::sample::select(whats.to_vec()), user, 0..DAY, 0..(2 * DAY), 0..3usize);
+    proptest::collection::vec(step, 1..80).prop_map(|steps| {
+        let (mut now_ms, mut tokens, mut month) = (1_772_323_200_000, BTreeMap::new(), Vec::new());
+        for (n, (what, user, gap_ms, after_ms, copies)) in steps.into_iter().enumerate() {
+            now_ms += gap_ms;
+            let is_receipt = ["delivered", "seen", "failed"].contains(&what);
+            // A receipt is that of the message sent last.
+            let token = if is_receipt { tokens.get(user).copied().unwrap_or(0) } else { n as u64 + 1 };
+            let after_ms = if what == "send_message" { 0 } else { after_ms };
+            if what == "send_message" {
+                tokens.insert(user, token);
+            }
+            for copy in 0..copies.max(1) as i64 {
+                let heard_ms = now_ms + after_ms + copy * 1000;
+                month.push((heard_ms, at(now_ms, heard_ms - now_ms, user, what, token)));
+            }
+        }
+        month.sort_by_key(|(heard_ms, _)| *heard_ms);
+        month.into_iter().map(|(_, event)| event).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// User by user comes of any history what came of it event by event, in every column.
+    #[test]
+    fn a_rebuild_gives_what_the_live_fold_gave(history in month(), parts in 1..4usize) {
+        let told = tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let log = open_log(dir.path()).await;
+            let url = dir.path().join("lake").display().to_string();
+            let lake = Arc::new(Lake::open(&url, log.id(), 3).await.unwrap());
+            for part in history.chunks(history.len().div_ceil(parts)) {
+                append(&log, part).await;
+                run_once(dir.path(), &lake, log.clone(), true).await;
+            }
+            let live = whole_rows(&lake).await;
+            let rebuilds = OfflineRebuilds::new(lake.clone(), dir.path().to_owned(), settings(&*log), false);
+            rebuilds.rebuild(Wish::default(), |_| {}).await.unwrap();
+            (live, whole_rows(&lake).await)
+        });
+        prop_assert_eq!(told.0, told.1);
+    }
+}
+
+/// All that the tables say of sessions and messages, a line a row.
+async fn whole_rows(lake: &Lake) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in [TableName::Sessions, TableName::Messages] {
+        for batch in rows(lake, name).await {
+            let shown: Vec<_> = batch.columns().iter().map(|column| shown(column)).collect();
+            lines.extend((0..batch.num_rows()).map(|row| {
+                let values = shown.iter().map(|column| column.value(row).to_string());
+                format!("{name:?} {}", values.collect::<Vec<_>>().join(" "))
+            }));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn shown(column: &dyn Array) -> ArrayFormatter<'_> {
+    ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nothing that must happen is waited for longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The token of account `bot1` in every test config.
 pub const TOKEN: &str = "5c0ffee15c0ffee1-0123456789abcdef-fedcba9876543210";
 

@@ -1,6 +1,7 @@
 //! The state topic: changes of what projectors remember, by partition of the log.
 
 use super::super::{LogError, StateChange};
+use super::LONG;
 use super::client::{Brief, PATIENCE, Quiet, Settings, refused};
 use super::topic::STATE_RECORD_BYTES;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -67,10 +68,15 @@ impl Writer {
             .and_then(|()| producer.flush(FLUSH))
             .and_then(|()| close(&producer, offsets, member()?))
             .and_then(|()| producer.commit_transaction(PATIENCE));
-        if written.is_err()
-            && let Err(error) = producer.abort_transaction(PATIENCE)
-        {
-            tracing::debug!(%error, "a transaction that failed could not be broken off; the next producer does it");
+        match &written {
+            Ok(()) => {}
+            // A call that is still out holds the producer; the next one breaks off what this one has left open.
+            Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut)) => {}
+            Err(_) => {
+                if let Err(error) = producer.abort_transaction(PATIENCE) {
+                    tracing::debug!(%error, "a transaction that failed could not be broken off; the next producer does it");
+                }
+            }
         }
         written.map_err(failed)?;
         self.producer = Some(producer);
@@ -181,12 +187,18 @@ fn wait_for_transactions(
     config.set("isolation.level", "read_uncommitted");
     let asking: Brief<BaseConsumer<Quiet>> = Brief::new(config.create_with_context(Quiet)?);
     let (_, end) = asking.fetch_watermarks(&settings.state_topic, partition, PATIENCE)?;
-    let deadline = Instant::now() + OPEN_TRANSACTION;
+    let (began, mut is_told) = (Instant::now(), false);
     while consumer.fetch_watermarks(&settings.state_topic, partition, PATIENCE)?.1 < end {
-        if Instant::now() > deadline {
+        if began.elapsed() > OPEN_TRANSACTION {
             return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
         }
+        if began.elapsed() > LONG && !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(partition, "a transaction is still open that brokers have to break off; waiting for it");
+        }
         std::thread::sleep(POLL);
+    }
+    if is_told {
+        tracing::warn!(partition, seconds = began.elapsed().as_secs(), "the open transaction has come to its end");
     }
     Ok(())
 }

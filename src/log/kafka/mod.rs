@@ -294,6 +294,8 @@ impl Writing {
 /// The client ends every call by itself long before. One that is still out then may never come back: parts of the library
 /// wait without a limit, as when it closes a consumer.
 const LONGEST: Duration = Duration::from_secs(120);
+/// Nobody waits longer than this without a word in the log.
+const LONG: Duration = Duration::from_secs(10);
 
 async fn blocking<T: Send + 'static>(
     partition: u32,
@@ -309,8 +311,16 @@ async fn come_back<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Result<T, String>, LogError> {
-    match tokio::time::timeout(longest, tokio::task::spawn_blocking(work)).await {
-        Ok(done) => Ok(done.map_err(|error| error.to_string())),
+    let (began, mut work) = (Instant::now(), tokio::task::spawn_blocking(work));
+    if let Ok(done) = tokio::time::timeout(LONG.min(longest), &mut work).await {
+        return Ok(done.map_err(|error| error.to_string()));
+    }
+    tracing::warn!(what, seconds = began.elapsed().as_secs(), "Kafka has not answered yet");
+    match tokio::time::timeout(longest.saturating_sub(LONG), work).await {
+        Ok(done) => {
+            tracing::warn!(what, seconds = began.elapsed().as_secs(), "Kafka has answered late");
+            Ok(done.map_err(|error| error.to_string()))
+        }
         Err(_) => Err(stuck(what, longest)),
     }
 }

@@ -455,8 +455,9 @@ async fn records_that_are_not_archived_do_not_keep_a_rebuild_behind() {
     run_by(scene.settings("vbm"), &place.path(), &lake, scene.log.clone(), true).await;
     let archived = lake.table(TableName::Events).snapshot();
     let (generation, settings) = (lake.generation("7").await.unwrap(), Arc::new(scene.settings("vbm")));
-    let dir = place.path().join("refold");
-    let refold = Refold::open(lake.clone(), generation, &dir, settings, Scope::default(), 1).unwrap().unwrap();
+    let (dir, room) = (place.path().join("refold"), place.path().join("room"));
+    let refold = Refold::open(lake.clone(), generation, &dir, &room, settings, Scope::default(), 1);
+    let refold = refold.unwrap().unwrap();
     assert_eq!(refold.fold(&archived, Arc::new(|_, _| {})).await.unwrap(), Folded::All);
     assert_eq!((refold.behind(&archived), refold.position()), (0, archived.positions.values().sum()));
 }
