@@ -6,7 +6,7 @@ use crate::event::time::{format_us, parse_time_us};
 use crate::lake::AsOf;
 use crate::query::freshness::COMPLETE;
 use crate::query::output::{Format, Writer};
-use crate::query::{Engine, QueryError};
+use crate::query::{Asker, Engine, QueryError};
 use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -103,7 +103,7 @@ type Rows = BoxStream<'static, Result<RecordBatch>>;
 
 /// Columns and rows of an answer from an engine in this process.
 pub(super) async fn ask_engine(engine: &Engine, sql: &str, at: Option<AsOf>) -> Result<(SchemaRef, Rows)> {
-    let answer = engine.query_as_of(sql, at).await;
+    let answer = engine.query_as_of(sql, at, &Asker::ANYBODY).await;
     let answer = answer.map_err(|error| shown(sql, &error.message(), error.position()))?;
     tell_age(&answer.freshness().header());
     Ok((answer.schema(), answer.map_err(|error: QueryError| anyhow!("{error}")).boxed()))

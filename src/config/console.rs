@@ -1,5 +1,6 @@
 //! `[console]`: the second listener, and who may ask it.
 
+use super::Span;
 use super::load::ConfigError;
 use crate::event::check_account_name;
 use base64::Engine as _;
@@ -35,6 +36,31 @@ pub struct ConsoleToken {
         serialize_with = "scram_text"
     )]
     pub scram: Option<Scram>,
+    #[serde(default)]
+    pub role: TokenRole,
+    /// Only rows of these accounts are shown; none: all rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<String>,
+    /// Whether `events.data` is shown: what users and bots have written.
+    #[serde(default)]
+    pub data: bool,
+    /// Rows of an answer, where less than `[sql] max_rows`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+    /// Working time of a query, where less than `[sql] timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+/// What whoever has a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenRole {
+    /// Asks.
+    #[default]
+    Viewer,
+    /// Does all that the console offers, of all accounts.
+    Operator,
 }
 
 /// What is known of a token that is a password of SCRAM-SHA-256 (RFC 5802): enough to tell who has it, not to be one.
@@ -98,6 +124,15 @@ fn all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ConsoleToken>, 
     for (n, token) in tokens.iter().enumerate() {
         if tokens[..n].iter().any(|earlier| earlier.name == token.name) {
             return Err(D::Error::custom(format!("tokens: there are two named `{}`", token.name)));
+        }
+        if token.role == TokenRole::Operator && !token.accounts.is_empty() {
+            return Err(D::Error::custom(format!(
+                "tokens: `{}` is of an operator, who acts on all accounts: leave `accounts` out, or make it a viewer's",
+                token.name
+            )));
+        }
+        for account in &token.accounts {
+            check_account_name(account).map_err(|error| D::Error::custom(format!("tokens: accounts: {error}")))?;
         }
     }
     Ok(tokens)

@@ -18,7 +18,7 @@ mod tariffs;
 
 pub use account::{Account, PolicyFrom, Secret, TokenSource};
 pub use cluster::Cluster;
-pub use console::{Console, ConsoleToken, Scram};
+pub use console::{Console, ConsoleToken, Scram, TokenRole};
 pub use duration::{Size, Span};
 pub use gateway::{Gateway, Tls};
 pub use kafka::{Kafka, Properties};

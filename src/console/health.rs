@@ -32,9 +32,12 @@ pub fn router(health: Health) -> Router {
     Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready)).with_state(health)
 }
 
+/// Where the metrics are.
+pub const METRICS: &str = "/metrics";
+
 /// `/metrics`.
 pub fn metrics(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(render)).with_state(metrics)
+    Router::new().route(METRICS, get(render)).with_state(metrics)
 }
 
 impl Health {

@@ -4,11 +4,11 @@ use super::problem::Problem;
 use crate::event::time::parse_time_us;
 use crate::lake::AsOf;
 use crate::query::output::{Format, OutputError, Writer};
-use crate::query::{Engine, QueryError, QueryStream};
+use crate::query::{Asker, Engine, QueryError, QueryStream};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -66,6 +66,7 @@ impl Request {
 
 async fn answer(
     State(engine): State<Arc<Engine>>,
+    asker: Option<Extension<Arc<Asker>>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
@@ -73,7 +74,9 @@ async fn answer(
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let request: Request = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("expected {{\"sql\":\"…\"}}: {error}")))?;
-    let mut answer = engine.query_as_of(&request.sql, request.as_of()?).await?;
+    let anybody = Asker::ANYBODY;
+    let asker = asker.as_ref().map_or(&anybody, |Extension(asker)| asker.as_ref());
+    let mut answer = engine.query_as_of(&request.sql, request.as_of()?, asker).await?;
     // The first rows are waited for, so that what fails at once is a problem document and not a broken answer.
     let first = answer.next().await.transpose()?;
     let schema = answer.schema();

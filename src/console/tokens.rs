@@ -1,9 +1,12 @@
-//! Who may ask the console: whoever has one of `[console] tokens`, or the token that the server made for this machine.
+//! Who may ask the console, and for what: whoever has one of `[console] tokens`, or the token that the server made for this
+//! machine. Viewers ask; the rest is for operators.
 
 use super::problem::Problem;
-use crate::config::{ConsoleToken, Scram};
+use super::{explain, health, sql};
+use crate::config::{ConsoleToken, Scram, TokenRole};
+use crate::query::{Asker, Sight};
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -83,6 +86,8 @@ pub struct Tokens(Arc<[Known]>);
 
 struct Known {
     name: Arc<str>,
+    role: TokenRole,
+    asker: Arc<Asker>,
     /// Compared in constant time.
     sha256: CtOutput<Sha256>,
 }
@@ -90,9 +95,15 @@ struct Known {
 impl Tokens {
     /// Those of the config and the one of this machine.
     pub fn new(configured: &[ConsoleToken], local: &Token) -> Self {
-        let known = |name: &str, sha256: [u8; 32]| Known { name: name.into(), sha256: CtOutput::new(sha256.into()) };
-        let configured = configured.iter().map(|token| known(&token.name, token.sha256));
-        Tokens(configured.chain([known(LOCAL, local.sha256())]).collect())
+        let known = |name: &str, sha256: [u8; 32], role, asker| Known {
+            name: name.into(),
+            sha256: CtOutput::new(sha256.into()),
+            role,
+            asker: Arc::new(asker),
+        };
+        let local = known(LOCAL, local.sha256(), TokenRole::Operator, Asker::ANYBODY);
+        let configured = configured.iter().map(|token| known(&token.name, token.sha256, token.role, asker(token)));
+        Tokens(configured.chain([local]).collect())
     }
 
     /// Lets nobody without a token to these routes, and tells the log of everybody else.
@@ -100,28 +111,60 @@ impl Tokens {
         routes.layer(middleware::from_fn_with_state(self, admit))
     }
 
-    /// The name of the token that a request carries; `None` where it carries none that is taken.
-    fn name(&self, headers: &HeaderMap) -> Option<Arc<str>> {
+    /// The token that a request carries; `None` where it carries none that is taken.
+    fn known(&self, headers: &HeaderMap) -> Option<&Known> {
         let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
         let sha256 = CtOutput::new(Sha256::digest(token.trim()));
-        self.0.iter().find(|known| known.sha256 == sha256).map(|known| known.name.clone())
+        self.0.iter().find(|known| known.sha256 == sha256)
     }
 }
 
-async fn admit(State(tokens): State<Tokens>, request: Request, next: Next) -> Response {
-    let Some(token) = tokens.name(request.headers()) else {
+/// As whom whoever has this token asks.
+pub fn asker(token: &ConsoleToken) -> Asker {
+    let accounts = (!token.accounts.is_empty()).then(|| token.accounts.iter().cloned().collect());
+    let sight = Sight { accounts, data: token.data };
+    Asker { sight, max_rows: token.max_rows, timeout: token.timeout.map(|span| span.0) }
+}
+
+impl Known {
+    /// Why it may not ask at this route, where it may not.
+    fn refusal(&self, route: &str) -> Option<&'static str> {
+        // Nothing is at an address without a route.
+        if self.role == TokenRole::Operator || route.is_empty() || sql::ROUTES.contains(&route) {
+            return None;
+        }
+        if route == health::METRICS {
+            return self.asker.sight.accounts.is_some().then_some("metrics are of all accounts, the token is of some");
+        }
+        if explain::ROUTES.contains(&route) {
+            let is_whole = self.asker.sight == Sight::WHOLE;
+            return (!is_whole).then_some("explain shows data of all accounts, which the token does not");
+        }
+        Some("this is for operators: the token's role is viewer")
+    }
+}
+
+async fn admit(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let Some(known) = tokens.known(request.headers()) else {
         let problem = Problem::new(
             StatusCode::UNAUTHORIZED,
             "the request carries none of the tokens in [console] tokens: send `authorization: Bearer <token>`",
         );
         return ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response();
     };
-    let mut visit =
-        Visit { token, method: request.method().clone(), path: request.uri().path().to_owned(), status: None };
-    let response = next.run(request).await;
+    let (token, method, path) = (known.name.clone(), request.method().clone(), request.uri().path().to_owned());
+    let mut visit = Visit { token, method, path, status: None };
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let response = match known.refusal(route) {
+        Some(why) => Problem::new(StatusCode::FORBIDDEN, why).into_response(),
+        None => {
+            request.extensions_mut().insert(known.asker.clone());
+            next.run(request).await
+        }
+    };
     visit.status = Some(response.status().as_u16());
     response
 }
@@ -144,6 +187,35 @@ impl Drop for Visit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn viewer(name: &str, token: &Token) -> ConsoleToken {
+        ConsoleToken {
+            name: name.into(),
+            sha256: token.sha256(),
+            scram: None,
+            role: TokenRole::Viewer,
+            accounts: Vec::new(),
+            data: false,
+            max_rows: None,
+            timeout: None,
+        }
+    }
+
+    #[test]
+    fn a_viewer_asks_and_an_operator_acts() {
+        let token = Token::random();
+        let of = |change: &dyn Fn(&mut ConsoleToken)| {
+            let mut configured = viewer("one", &token);
+            change(&mut configured);
+            Tokens::new(&[configured], &Token::random())
+        };
+        let routes = ["/api/v1/sql", health::METRICS, "/api/v1/explain", "/api/v1/rebuilds", "/api/v1/export"];
+        let allowed = |tokens: Tokens| routes.map(|route| tokens.0[0].refusal(route).is_none());
+        assert_eq!(allowed(of(&|_| {})), [true, true, false, false, false]);
+        assert_eq!(allowed(of(&|token| token.data = true)), [true, true, true, false, false]);
+        assert_eq!(allowed(of(&|token| token.accounts = vec!["a".into()])), [true, false, false, false, false]);
+        assert_eq!(allowed(of(&|token| token.role = TokenRole::Operator)), [true; 5]);
+    }
 
     #[test]
     fn a_token_is_random_and_not_shown() {
@@ -172,17 +244,17 @@ mod tests {
     #[test]
     fn a_request_is_known_by_its_token() {
         let (grafana, local) = (Token::random(), Token::random());
-        let configured = ConsoleToken { name: "grafana".into(), sha256: grafana.sha256(), scram: None };
+        let configured = viewer("grafana", &grafana);
         let tokens = Tokens::new(&[configured], &local);
         let name = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            tokens.name(&headers).map(|name| name.to_string())
+            tokens.known(&headers).map(|known| known.name.to_string())
         };
         let (grafana, local) = (grafana.reveal(), local.reveal());
         assert_eq!(name(&format!("Bearer {grafana}")).as_deref(), Some("grafana"));
         assert_eq!(name(&format!("bearer  {local} ")).as_deref(), Some(LOCAL));
-        assert_eq!(tokens.name(&HeaderMap::new()), None);
+        assert!(tokens.known(&HeaderMap::new()).is_none());
         for wrong in [
             grafana.to_owned(),
             format!("Basic {grafana}"),

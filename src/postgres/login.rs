@@ -7,7 +7,7 @@ use super::scram::{Challenge, MECHANISM, Refused};
 use super::session::{Login, held};
 use super::settings::REPORTED;
 use crate::config::Scram;
-use crate::console::tokens::hmac;
+use crate::console::tokens::{asker, hmac};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,6 +22,7 @@ use pgwire::messages::startup::{Authentication, PasswordMessageFamily};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 impl Server {
     /// What is known of a user. Where nothing is it is made up, the same each time: nobody finds out names by asking.
@@ -112,6 +113,9 @@ impl Handlers {
             Login::Asked(challenge) => {
                 let proof = challenge.check(&&body).map_err(refused)?;
                 client.feed(PgWireBackendMessage::Authentication(Authentication::SASLFinal(proof.into()))).await?;
+                if let Some(token) = self.0.server.tokens.iter().find(|token| token.name == user) {
+                    *held(&self.0.asker) = Arc::new(asker(token));
+                }
                 *held(&self.0.token) = Some(user);
                 self.admit(client).await
             }

@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::types::{MOST_COLUMNS, fields};
 use super::words::{Word, statements};
 use crate::query::prepared::{Prepared, asks_catalog};
-use crate::query::{QueryError, QueryStream, is_name_of_ours};
+use crate::query::{Asker, QueryError, QueryStream, is_name_of_ours};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
@@ -76,6 +76,8 @@ pub struct Session {
     pub login: Mutex<Login>,
     /// The name of the token it came in by.
     pub token: Mutex<Option<String>>,
+    /// As whom it asks.
+    pub asker: Mutex<Arc<Asker>>,
     settings: Mutex<Settings>,
     cursors: Mutex<HashMap<String, Cursor>>,
     pub cancelled: watch::Sender<()>,
@@ -101,6 +103,7 @@ impl Session {
             server,
             login: Mutex::default(),
             token: Mutex::default(),
+            asker: Mutex::new(Arc::new(Asker::ANYBODY)),
             settings: Mutex::default(),
             cursors: Mutex::default(),
             cancelled: watch::Sender::new(()),
@@ -155,12 +158,12 @@ impl Session {
         values: Vec<ScalarValue>,
         interrupt: &mut Interrupt,
     ) -> PgWireResult<QueryStream> {
-        let engine = &self.server.engine;
+        let (engine, asker) = (&self.server.engine, held(&self.asker).clone());
         interrupt
             .or(async {
                 let answer = match &statement.prepared {
-                    Some(prepared) => engine.answer(prepared, values).await,
-                    None => engine.ask(&statement.query).await,
+                    Some(prepared) => engine.answer(prepared, values, &asker).await,
+                    None => engine.ask(&statement.query, &asker).await,
                 };
                 let answer = answer.map_err(|failed| self.failed(application, statement, &failed))?;
                 bounded(&answer.schema())?;
@@ -396,8 +399,9 @@ impl QueryParser for Session {
             let application = client.metadata().get(METADATA_APPLICATION_NAME).map_or("", String::as_str);
             let mut interrupt = Interrupt::new(&self.cancelled, None);
             let declared = types.iter().map(|declared| declared.as_ref().and_then(parameters::natural)).collect();
+            let asker = held(&self.asker).clone();
             let prepare = async {
-                let prepared = self.server.engine.prepare(&statement.query, declared).await;
+                let prepared = self.server.engine.prepare(&statement.query, declared, &asker).await;
                 let prepared = prepared.map_err(|failed| self.failed(application, &statement, &failed))?;
                 bounded(&prepared.schema)?;
                 Ok(prepared)

@@ -3,6 +3,7 @@
 use super::engine::{CATALOG, Needs, Planner, SCHEMA, Surroundings};
 use super::error::QueryError;
 use super::generations::Generations;
+use super::sight::Sight;
 use super::value::is_token;
 use super::views::VIEWS;
 use async_trait::async_trait;
@@ -80,7 +81,8 @@ impl Planner {
 
     async fn make_postgres(&self) -> Result<Postgres, QueryError> {
         let needs = Needs { views: VIEWS.iter().map(|view| view.name).collect(), ..Needs::default() };
-        let state = self.state(&self.own, Default::default(), &[], &needs, &Generations::default()).await?;
+        let state =
+            self.state(&self.own, Default::default(), &[], &needs, &Generations::default(), &Sight::WHOLE).await?;
         let missing = || QueryError::Internal("there is no catalog".to_owned());
         let tables = state.catalog_list().catalog(CATALOG).and_then(|catalog| catalog.schema(SCHEMA));
         let listed = list(tables.ok_or_else(missing)?.as_ref()).await?;

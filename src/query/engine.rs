@@ -9,6 +9,7 @@ use super::generations::{self, Generations};
 use super::guard;
 use super::numbers;
 use super::reference::{ACCOUNT_POLICIES, PARTITIONS, POLICIES, Reference};
+use super::sight::{Asker, Sight};
 use super::table::{PictureTable, Place};
 use super::table_functions;
 use super::views::{VIEWS, View};
@@ -190,23 +191,24 @@ impl Engine {
         Ok(Engine { planner: Arc::new(planner), workers })
     }
 
-    /// Answers one statement.
+    /// Answers one statement, of all rows.
     pub async fn query(&self, sql: &str) -> Result<QueryStream, QueryError> {
-        self.query_as_of(sql, None).await
+        self.query_as_of(sql, None, &Asker::ANYBODY).await
     }
 
     /// Answers one statement from the tables as they were committed then, or as they are now.
-    pub async fn query_as_of(&self, sql: &str, at: Option<AsOf>) -> Result<QueryStream, QueryError> {
-        let (planner, sql) = (self.planner.clone(), sql.to_owned());
-        self.run(async move { planner.start(&sql, at).await }).await
+    pub async fn query_as_of(&self, sql: &str, at: Option<AsOf>, asker: &Asker) -> Result<QueryStream, QueryError> {
+        let (planner, sql, sight) = (self.planner.clone(), sql.to_owned(), asker.sight.clone());
+        self.run(asker, async move { planner.start(&sql, at, &sight).await }).await
     }
 
     /// Runs what `start` finds.
     pub(super) async fn run(
         &self,
+        asker: &Asker,
         start: impl Future<Output = Result<(SendableRecordBatchStream, Freshness), QueryError>> + Send + 'static,
     ) -> Result<QueryStream, QueryError> {
-        let limits = self.planner.limits;
+        let limits = asker.within(self.planner.limits);
         let started = Instant::now();
         let (heads, head) = oneshot::channel();
         // One batch ahead of whoever reads.
@@ -239,9 +241,10 @@ impl Engine {
     /// Finds out something about a query, where queries run and within their time.
     pub(super) async fn find_out<T: Send + 'static>(
         &self,
+        asker: &Asker,
         work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, QueryError> {
-        let limit = self.planner.limits.timeout;
+        let limit = asker.within(self.planner.limits).timeout;
         let (tell, told) = oneshot::channel();
         // Whoever asked has gone when it cannot be told.
         let work = self.workers.spawn(async move { drop(tell.send(work.await)) });
@@ -263,8 +266,13 @@ pub(super) async fn execute(
 }
 
 impl Planner {
-    async fn start(&self, sql: &str, at: Option<AsOf>) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
-        let (state, plan, freshness) = self.plan(&self.own, guard::parse(sql)?, At::of(at)).await?;
+    async fn start(
+        &self,
+        sql: &str,
+        at: Option<AsOf>,
+        sight: &Sight,
+    ) -> Result<(SendableRecordBatchStream, Freshness), QueryError> {
+        let (state, plan, freshness) = self.plan(&self.own, guard::parse(sql)?, At::of(at), sight).await?;
         execute(&state, &plan, freshness).await
     }
 
@@ -274,7 +282,11 @@ impl Planner {
         surroundings: &Surroundings,
         mut statement: Statement,
         at: At,
+        sight: &Sight,
     ) -> Result<(SessionState, LogicalPlan, Freshness), QueryError> {
+        if sight.accounts.is_some() {
+            guard::refuse_explain(&statement)?;
+        }
         table_functions::expand(&mut statement)?;
         numbers::make_doubles(&mut statement);
         let mut needs = Needs::of(&surroundings.base, &statement)?;
@@ -289,13 +301,13 @@ impl Planner {
             Some(past) => self.source.take_past(&tables, past).await?,
             None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let state = self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations).await?;
+        let state = self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations, sight).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
         Ok((state, plan, picture.freshness))
     }
 
-    /// A session that sees the tables as they are in `pictures`; those not needed are there by their columns only.
+    /// A session that sees so much of the tables as they are in `pictures`; those not needed are there by their columns only.
     pub(super) async fn state(
         &self,
         surroundings: &Surroundings,
@@ -303,6 +315,7 @@ impl Planner {
         watermarks_ms: &[Option<i64>],
         needs: &Needs,
         generations: &Generations,
+        sight: &Sight,
     ) -> Result<SessionState, QueryError> {
         let schema = Arc::new(MemorySchemaProvider::new());
         let mut live = BTreeMap::new();
@@ -320,10 +333,10 @@ impl Planner {
                 None => TableView::default(),
             };
             let provider = Arc::new(PictureTable::new(table, self.source.schema(table), view, &place)?);
-            schema.register_table(sql_name(table).to_owned(), provider.clone())?;
+            schema.register_table(sql_name(table).to_owned(), sight.of(provider.clone()))?;
             live.insert(table, provider);
         }
-        for (name, table) in self.reference.tables(watermarks_ms)? {
+        for (name, table) in self.reference.tables(watermarks_ms, sight)? {
             schema.register_table(name.to_owned(), Arc::new(table))?;
         }
         let catalog = Arc::new(MemoryCatalogProvider::new());
@@ -340,7 +353,7 @@ impl Planner {
             let plan = state.statement_to_plan(view.statement()?).await?;
             schema.register_table(view.name.to_owned(), Arc::new(ViewTable::new(plan, Some(view.sql.to_owned()))))?;
         }
-        generations.register(self, &state, &live).await?;
+        generations.register(self, &state, &live, sight).await?;
         Ok(state)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::engine::{CATALOG, Needs, Planner, TABLES, sql_name};
 use super::error::QueryError;
+use super::sight::Sight;
 use super::table::{PictureTable, Place};
 use super::views::{VIEWS, View};
 use crate::lake::picture::{Overlay, TableView};
@@ -87,6 +88,7 @@ impl Generations {
         planner: &Planner,
         state: &SessionState,
         live: &BTreeMap<TableName, Arc<PictureTable>>,
+        sight: &Sight,
     ) -> Result<(), QueryError> {
         for (kept, needs) in &self.0 {
             let catalog = state.catalog_list().catalog(CATALOG);
@@ -97,9 +99,9 @@ impl Generations {
                     (TableName::Events, Some(live)) => Arc::new(events_of(planner, kept, live)?),
                     _ => Arc::new(own_table(planner, table, kept, needs, live.get(&table))?),
                 };
-                schema.register_table(sql_name(table).to_owned(), provider)?;
+                schema.register_table(sql_name(table).to_owned(), sight.of(provider))?;
             }
-            for (name, table) in planner.reference.generation_tables(&kept.info)? {
+            for (name, table) in planner.reference.generation_tables(&kept.info, sight)? {
                 schema.register_table(name.to_owned(), Arc::new(table))?;
             }
             let name = &kept.info.name;

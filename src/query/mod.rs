@@ -16,6 +16,7 @@ pub mod output;
 pub mod prepared;
 mod pruning;
 pub mod reference;
+pub mod sight;
 pub mod table;
 pub mod table_functions;
 mod value;
@@ -27,6 +28,7 @@ pub use engine::{Engine, Limits, Picture, Pictures, QueryStream, is_name_of_ours
 pub use error::QueryError;
 pub use freshness::Freshness;
 pub use reference::Reference;
+pub use sight::{Asker, Sight};
 pub use value::is_token;
 
 #[cfg(test)]

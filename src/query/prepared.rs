@@ -4,6 +4,7 @@ use super::catalog::Postgres;
 use super::engine::{At, Engine, Planner, QueryStream, execute, is_name_of_ours};
 use super::error::QueryError;
 use super::guard;
+use super::sight::Asker;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue, TableReference};
@@ -46,12 +47,17 @@ pub fn asks_catalog(sql: &str) -> bool {
 
 impl Engine {
     /// Looks through one statement, whose parameters are `$1`, `$2` and so on, of the types `declared` where they are known.
-    pub async fn prepare(&self, sql: &str, declared: Vec<Option<DataType>>) -> Result<Prepared, QueryError> {
-        let (planner, sql) = (self.planner.clone(), sql.to_owned());
-        self.find_out(async move {
+    pub async fn prepare(
+        &self,
+        sql: &str,
+        declared: Vec<Option<DataType>>,
+        asker: &Asker,
+    ) -> Result<Prepared, QueryError> {
+        let (planner, sql, sight) = (self.planner.clone(), sql.to_owned(), asker.sight.clone());
+        self.find_out(asker, async move {
             let postgres = planner.postgres_for(&sql).await?;
             let statement = postgres.read(&sql)?;
-            let (_, plan, _) = planner.plan(&postgres.surroundings, statement.clone(), At::Never).await?;
+            let (_, plan, _) = planner.plan(&postgres.surroundings, statement.clone(), At::Never, &sight).await?;
             let parameters = parameters(&plan)?;
             let schema = schema(plan, &declared, &parameters);
             Ok(Prepared { sql, statement, parameters, schema })
@@ -60,22 +66,29 @@ impl Engine {
     }
 
     /// Answers one statement without parameters.
-    pub async fn ask(&self, sql: &str) -> Result<QueryStream, QueryError> {
-        let (planner, sql) = (self.planner.clone(), sql.to_owned());
-        self.run(async move {
+    pub async fn ask(&self, sql: &str, asker: &Asker) -> Result<QueryStream, QueryError> {
+        let (planner, sql, sight) = (self.planner.clone(), sql.to_owned(), asker.sight.clone());
+        self.run(asker, async move {
             let postgres = planner.postgres_for(&sql).await?;
-            let (state, plan, freshness) = planner.plan(&postgres.surroundings, postgres.read(&sql)?, At::Now).await?;
+            let statement = postgres.read(&sql)?;
+            let (state, plan, freshness) = planner.plan(&postgres.surroundings, statement, At::Now, &sight).await?;
             execute(&state, &plan, freshness).await
         })
         .await
     }
 
     /// Answers it with these values.
-    pub async fn answer(&self, prepared: &Prepared, values: Vec<ScalarValue>) -> Result<QueryStream, QueryError> {
+    pub async fn answer(
+        &self,
+        prepared: &Prepared,
+        values: Vec<ScalarValue>,
+        asker: &Asker,
+    ) -> Result<QueryStream, QueryError> {
         let (planner, sql, statement) = (self.planner.clone(), prepared.sql.clone(), prepared.statement.clone());
-        self.run(async move {
+        let sight = asker.sight.clone();
+        self.run(asker, async move {
             let surroundings = &planner.postgres_for(&sql).await?.surroundings;
-            let (state, mut plan, freshness) = planner.plan(surroundings, statement, At::Now).await?;
+            let (state, mut plan, freshness) = planner.plan(surroundings, statement, At::Now, &sight).await?;
             if !values.is_empty() {
                 plan = plan.replace_params_with_values(&ParamValues::from(values))?;
             }

@@ -2,6 +2,7 @@
 
 use super::calendar::utc_timestamp;
 use super::error::QueryError;
+use super::sight::Sight;
 use crate::lake::GenerationInfo;
 use crate::session::policy::{Anchor, ChargedOn, Policy, PolicyError};
 use crate::session::{Policies, PolicyChain};
@@ -13,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::MemTable;
 use datafusion::common::Result;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The terms of every policy this process knows.
@@ -80,12 +81,13 @@ impl Reference {
     }
 
     /// The tables by name, of the live rows. `watermarks_ms` are those of the partitions, from the first to the last.
-    pub(super) fn tables(&self, watermarks_ms: &[Option<i64>]) -> Result<Tables> {
-        self.tables_of(watermarks_ms, None, self.chains())
+    /// They tell of accounts that are seen.
+    pub(super) fn tables(&self, watermarks_ms: &[Option<i64>], sight: &Sight) -> Result<Tables> {
+        self.tables_of(watermarks_ms, None, self.chains(), sight)
     }
 
     /// The tables by name, of a generation's rows.
-    pub(super) fn generation_tables(&self, info: &GenerationInfo) -> Result<Tables, QueryError> {
+    pub(super) fn generation_tables(&self, info: &GenerationInfo, sight: &Sight) -> Result<Tables, QueryError> {
         let own = info.policy_toml.as_deref().map(Policy::parse_kept).transpose();
         // It was read before it was folded by.
         let own = own.map_err(|error| QueryError::Internal(error.to_string()))?;
@@ -93,13 +95,22 @@ impl Reference {
         if let Some(policy) = own.as_ref().map(|policy| policy.name.as_str()).or(info.policy.as_deref()) {
             follow(&mut chains, policy, info);
         }
-        Ok(self.tables_of(&info.watermarks_ms, own.as_ref(), chains)?)
+        Ok(self.tables_of(&info.watermarks_ms, own.as_ref(), chains, sight)?)
     }
 
     /// `another` policy goes before those that are known.
-    fn tables_of(&self, watermarks_ms: &[Option<i64>], another: Option<&Policy>, chains: Chains) -> Result<Tables> {
+    fn tables_of(
+        &self,
+        watermarks_ms: &[Option<i64>],
+        another: Option<&Policy>,
+        mut chains: Chains,
+        sight: &Sight,
+    ) -> Result<Tables> {
+        chains.retain(|account, _| account.as_ref().is_none_or(|account| sight.sees(account)));
+        let named: BTreeSet<&str> = chains.values().flatten().map(|(_, policy)| policy.as_str()).collect();
+        let named = sight.accounts.is_some().then_some(&named);
         Ok([
-            (POLICIES, table(self.policies(another)?)?),
+            (POLICIES, table(self.policies(another, named)?)?),
             (ACCOUNT_POLICIES, table(account_policies(&chains)?)?),
             (PARTITIONS, table(self.partitions(watermarks_ms)?)?),
         ])
@@ -115,12 +126,15 @@ impl Reference {
         own.chain([(None, vec![(None, self.fallback.name.to_string())])]).collect()
     }
 
-    fn policies(&self, another: Option<&Policy>) -> Result<RecordBatch, ArrowError> {
+    /// Of policies that are not built in only those that are `named`, where only some may be told.
+    fn policies(&self, another: Option<&Policy>, named: Option<&BTreeSet<&str>>) -> Result<RecordBatch, ArrowError> {
         // What is configured goes before what is built in.
         let mut known = self.built_in.clone();
         let another = another.map(|policy| Arc::new(policy.clone()));
         for policy in self.policies.all().into_iter().chain([self.fallback.clone()]).chain(another) {
-            known.insert(policy.name.to_string(), policy);
+            if named.is_none_or(|named| named.contains(policy.name.as_str())) {
+                known.insert(policy.name.to_string(), policy);
+            }
         }
         let known: Vec<&Policy> = known.values().map(Arc::as_ref).collect();
         let texts = |of: fn(&Policy) -> &str| -> ArrayRef {

@@ -32,6 +32,7 @@ mod readers;
 mod rebuilds;
 mod redeliver;
 mod registry;
+mod rights;
 mod roles;
 mod sandbox;
 mod schemas;

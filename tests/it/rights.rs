@@ -1,0 +1,221 @@
+//! What a token shows: rows of its accounts, with data or without, whatever is tried to see more.
+
+use super::generate::MARCH_MS;
+use super::harness::{Home, Reply, Server, http, only_number, request};
+use serde_json::{Value, json};
+
+const EACH: u64 = 20;
+
+/// A message to the bot, its answer and the receipt; of one account all users and texts are `mine`, of the other `theirs`.
+fn lines() -> Vec<u8> {
+    let mut lines = String::new();
+    for (account, whose) in [("bot1", "mine"), ("bot2", "theirs")] {
+        for n in 0..EACH {
+            let (user, t_ms, token) = (format!("{whose}-{n}=="), MARCH_MS + n as i64 * 1000, 7_000_000_000_000_000_000 + n);
+            let token = if whose == "mine" { token } else { token + 1_000_000 };
+            let text = format!("{whose} text {n}");
+            let said = json!({"event": "message", "timestamp": t_ms, "message_token": token,
+                "sender": {"id": user, "country": "UA"}, "message": {"type": "text", "text": text}});
+            let sent = json!({"request": {"receiver": user, "type": "text", "text": text, "tracking_data": text},
+                "response": {"status": 0, "message_token": token + 500, "billing_status": 1}, "http_status": 200});
+            let seen = json!({"event": "delivered", "timestamp": t_ms + 20, "message_token": token + 500, "user_id": user});
+            let told = [("callback.message", said), ("api.send_message", sent), ("callback.delivered", seen)];
+            for (number, (kind, data)) in told.into_iter().enumerate() {
+                let time = chrono::DateTime::from_timestamp_millis(t_ms + number as i64 * 10).unwrap().to_rfc3339();
+                let event = json!({"specversion": "1.0", "id": format!("{whose}/{n}/{kind}"), "source": format!("/accounts/{account}"),
+                    "type": format!("com.viber.{kind}"), "subject": user, "time": time, "data": data});
+                lines.push_str(&format!("{event}\n"));
+            }
+        }
+    }
+    lines.into_bytes()
+}
+
+/// A token made by the command, and its entry in the config.
+fn token(home: &Home, args: &[&str]) -> (String, String) {
+    let made = home.ok(&[&["token", "new"], args, &["--json"]].concat());
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let Value::Object(mut entry) = made else { panic!("{made}") };
+    let Some(Value::String(token)) = entry.remove("token") else { panic!("no token") };
+    let keys = entry.iter().filter(|(_, value)| **value != json!([])).map(|(key, value)| format!("{key} = {value}"));
+    (token, format!("{{ {} }}", keys.collect::<Vec<_>>().join(", ")))
+}
+
+fn ask(server: &Server, token: &str, query: &str) -> Reply {
+    let post = http().post(format!("{}/api/v1/sql", server.console)).bearer_auth(token);
+    request(post.header("content-type", "application/json").body(json!({ "sql": query }).to_string()))
+}
+
+fn number(server: &Server, token: &str, query: &str) -> i64 {
+    let reply = ask(server, token, query);
+    assert_eq!(reply.status, 200, "{query}: {}", reply.text());
+    only_number(&serde_json::from_slice::<Vec<Value>>(&reply.body).unwrap())
+}
+
+/// Ways to see rows of another account, or what tells of them.
+const WAYS: [&str; 62] = [
+    "select * from sessions",
+    "select * from messages",
+    "select * from events",
+    "select * from sessions where account = 'bot2'",
+    "select * from sessions where account <> 'bot1' or true",
+    "select * from sessions where not (account = 'bot1')",
+    "select * from public.sessions",
+    "select * from counterbat.public.sessions",
+    "select * from \"sessions\" s",
+    "table sessions",
+    "select user_id from (select * from messages) m",
+    "with all_of as (select * from messages) select * from all_of",
+    "with recursive r as (select user_id, 1 as n from sessions union all select user_id, n + 1 from r where n < 3) select * from r",
+    "select (select max(user_id) from sessions)",
+    "select max(user_id), min(user_id) from messages",
+    "select string_agg(user_id, ',') from messages",
+    "select array_agg(user_id) from messages",
+    "select array_agg(data) from events",
+    "select a.user_id, b.user_id from sessions a cross join sessions b",
+    "select b.user_id from sessions a full join sessions b on a.account <> b.account",
+    "select b.user_id from (values ('bot2')) v(account) join sessions b using (account)",
+    "select s.user_id from sessions s where exists (select 1 from messages m where m.account <> s.account)",
+    "select user_id from sessions where account in (select account from events)",
+    "select user_id from sessions union select user_id from messages union all select user_id from events",
+    "select user_id from sessions except select user_id from sessions where account = 'bot1'",
+    "select user_id from messages intersect select user_id from events where account = 'bot2'",
+    "select * from users",
+    "select * from open_sessions",
+    "select * from user_timeline",
+    "select * from billing_audit",
+    "select * from billing_accuracy",
+    "select * from usage_daily where account = 'bot2'",
+    "select * from usage_daily('Europe/Kyiv')",
+    "select * from spend_daily",
+    "select * from quota_monthly",
+    "select * from predictions",
+    "select * from completeness",
+    "select * from statement_monthly",
+    "select * from avoidable_cost",
+    "select * from first_response",
+    "select * from delivery_funnel",
+    "select * from account_policies",
+    "select * from kept.sessions",
+    "select * from kept.events",
+    "select * from kept.usage_daily",
+    "select user_id from sessions where cast(user_id as int) = 1",
+    "select user_id from sessions where 1 / (case when account = 'bot2' then 0 else 1 end) > 0",
+    "select arrow_cast(user_id, 'Int64') from sessions",
+    "select to_timestamp(user_id) from messages",
+    "select cast(data as int) from events",
+    "select * from events where data like '%theirs%' and cast(data as int) > 0",
+    "select case when account = 'bot2' then cast(user_id as int) end from sessions",
+    "select row_number() over (order by account desc), user_id from sessions",
+    "select lead(user_id) over (order by user_id), first_value(user_id) over (order by user_id desc) from sessions",
+    "select user_id from messages order by account desc limit 3",
+    "select distinct user_id from events order by user_id desc",
+    "explain select * from sessions where user_id like 'th%'",
+    "explain analyze select * from sessions",
+    "explain verbose select count(*) from events",
+    "select * from information_schema.columns c join sessions s on true",
+    "describe sessions",
+    "select unnest(array_agg(user_id)) from sessions",
+];
+
+#[test]
+fn a_token_of_some_accounts_shows_no_others() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &lines());
+    home.ok(&["rebuild", "--as", "kept"]);
+    let (mine, mine_entry) = token(&home, &["mine", "--accounts", "bot1", "--data"]);
+    let (blind, blind_entry) = token(&home, &["blind"]);
+    let (ops, ops_entry) = token(&home, &["ops", "--operator", "--data"]);
+    home.configure(&[&format!("console.tokens = [{mine_entry}, {blind_entry}, {ops_entry}]")]);
+    let server = home.serve();
+
+    let mut answered = 0;
+    for query in WAYS {
+        let reply = ask(&server, &mine, query);
+        let text = reply.text().to_lowercase();
+        assert!(!text.contains("theirs"), "{query}: {text}");
+        answered += usize::from(reply.status == 200);
+        assert!([200, 400].contains(&reply.status), "{query}: {} {text}", reply.status);
+    }
+    assert!(answered > 45, "most of them are answered: {answered}");
+    // What is shown is all of one's own, and figures are of that alone.
+    for (query, all) in [
+        ("select count(*) from events", 3),
+        ("select count(*) from sessions", 1),
+        ("select count(*) from messages", 1),
+        ("select sum(outbound) from sessions", 1),
+        ("select count(*) from users", 1),
+        ("select sum(out_total) from (select count(*) as out_total from messages group by account) t", 1),
+        ("select count(*) from kept.events", 3),
+        ("select count(*) from kept.sessions", 1),
+        ("select count(data) from events", 3),
+        ("select count(*) from events where user_id like '%=='", 3),
+        ("select count(*) from events where data like '%text%'", 2),
+    ] {
+        let each = i64::try_from(EACH).unwrap() * all;
+        assert_eq!(number(&server, &mine, query), each, "{query}");
+        let whole = number(&server, &ops, query);
+        assert_eq!(whole, 2 * each, "{query}");
+    }
+    assert_eq!(number(&server, &mine, "select count(*) from sessions where account = 'bot2'"), 0);
+
+    // All accounts, and nothing that was written.
+    assert_eq!(number(&server, &blind, "select count(*) from events"), 6 * EACH as i64);
+    for query in [
+        "select count(data) from events",
+        "select count(*) from events where data like '%text%'",
+        "select count(data) from kept.events",
+        "select count(*) from (select * from events order by data) e where data is not null",
+    ] {
+        assert_eq!(number(&server, &blind, query), 0, "{query}");
+    }
+    let shown = ask(&server, &blind, "select * from events").text();
+    assert!(shown.contains("theirs-1==") && !shown.contains("text 1"), "{shown}");
+}
+
+#[test]
+fn a_viewer_acts_on_nothing() {
+    let home = Home::new(&[]);
+    let (viewer, viewer_entry) = token(&home, &["viewer", "--data"]);
+    let (some, some_entry) = token(&home, &["some", "--accounts", "bot1", "--data"]);
+    let (ops, ops_entry) = token(&home, &["ops", "--operator"]);
+    let few = some_entry.replace(" }", ", max_rows = 2, timeout = \"5s\" }");
+    home.configure(&[&format!("console.tokens = [{viewer_entry}, {few}, {ops_entry}]")]);
+    let server = home.serve();
+    let status = |token: &str, method: &str, path: &str| {
+        let url = format!("{}{path}", server.console);
+        request(http().request(method.parse().unwrap(), url).bearer_auth(token).body("")).status
+    };
+    let acts = [
+        ("POST", "/api/v1/import"),
+        ("GET", "/api/v1/export"),
+        ("POST", "/api/v1/rebuilds"),
+        ("GET", "/api/v1/rebuilds"),
+        ("DELETE", "/api/v1/rebuilds/one"),
+        ("POST", "/api/v1/verify"),
+        ("POST", "/api/v1/redeliver"),
+        ("GET", "/api/v1/accounts"),
+        ("DELETE", "/api/v1/accounts/bot1"),
+        ("POST", "/api/v1/accounts/bot1/rotate"),
+    ];
+    for (method, path) in acts {
+        for token in [&viewer, &some] {
+            assert_eq!(status(token, method, path), 403, "{method} {path}");
+        }
+        assert_ne!(status(&ops, method, path), 403, "{method} {path}");
+    }
+    let of_both = |path: &str| [status(&viewer, "GET", path), status(&some, "GET", path)];
+    assert_eq!(of_both("/metrics"), [200, 403]);
+    assert_eq!(of_both("/api/v1/explain?q=1"), [status(&ops, "GET", "/api/v1/explain?q=1"), 403]);
+    assert_eq!(of_both("/nowhere"), [404, 404]);
+
+    assert_eq!(ask(&server, &some, "select * from generate_series(1, 2)").status, 200);
+    let refused = ask(&server, &some, "select * from generate_series(1, 3)");
+    assert!(refused.status == 400 || refused.text().contains("more than 2 rows"), "{}", refused.text());
+    assert_eq!(ask(&server, &viewer, "select * from generate_series(1, 3)").status, 200);
+
+    let wrong = ops_entry.replace(" }", ", accounts = [\"bot1\"] }");
+    home.configure(&[&format!("console.tokens = [{wrong}]")]);
+    let error = home.fails_with(&["config", "check"], b"");
+    assert!(error.contains("`ops`") && error.contains("accounts"), "{error}");
+}
