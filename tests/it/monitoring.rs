@@ -31,6 +31,29 @@ fn promtool_finds_nothing_to_say() {
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// A file below `deploy`.
+fn deployed(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
+}
+
+#[test]
+fn each_alert_is_heard_when_it_should_be_and_has_a_remedy() {
+    for args in [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]] {
+        let output = promtool().args(args).current_dir(deployed("prometheus")).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    }
+    let read = |path: &str| std::fs::read_to_string(deployed(path)).unwrap();
+    let (rules, tests, remedies) = (read("prometheus/rules.yml"), read("prometheus/rules_test.yml"), read("alerts.md"));
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 15);
+    for alert in alerts {
+        let heard = tests.match_indices(alert).count();
+        assert!(heard >= 1, "no test hears {alert}");
+        assert!(remedies.contains(&format!("`{alert}`")), "no remedy for {alert}");
+    }
+}
+
 #[test]
 fn the_counters_are_those_of_sql() {
     let home = Home::new(&[]);
