@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod demo;
+mod figures;
 mod gateway;
 mod listeners;
 mod membership;
@@ -15,7 +16,6 @@ mod recording;
 mod registry;
 mod serve;
 mod ticks;
-mod unknown_calls;
 
 pub use access::{Access, Offline, ServerInfo, access, access_to_read};
 pub use demo::{DemoInfo, DemoOptions, demo};

@@ -4,10 +4,13 @@
 //! batch, which is applied when the batch is shown. Label values come from known lists or from the config; whatever else
 //! a caller sends is counted as `other`, so strangers cannot make series.
 
+mod month;
 mod outage;
 mod spend;
 mod tally;
 
+use month::DiskMetrics;
+pub use month::MonthMetrics;
 pub use outage::SpillMetrics;
 pub use tally::Tally;
 
@@ -128,6 +131,9 @@ pub struct Metrics {
     unrecorded: IntGauge,
     passed_unrecorded: IntCounterVec,
     unknown_calls: IntGaugeVec,
+    /// Of the UTC month.
+    pub money: MonthMetrics,
+    disk: DiskMetrics,
     /// Of what waits on this machine for the log.
     pub spill: SpillMetrics,
     webhook_elsewhere: IntGaugeVec,
@@ -241,6 +247,8 @@ impl Metrics {
                     &["account"],
                 ),
             ),
+            money: MonthMetrics::new(r),
+            disk: DiskMetrics::new(r),
             spill: SpillMetrics::new(r),
             webhook_elsewhere: register(
                 r,
@@ -386,6 +394,16 @@ impl Metrics {
         for (account, n) in calls {
             self.unknown_calls.with_label_values(&[self.account(account).unwrap_or(OTHER)]).add(n);
         }
+    }
+
+    /// How large the disk of the data directory is and what of it is free, in bytes.
+    pub fn disk(&self, bytes: u64, free: u64) {
+        self.disk.set(bytes, free);
+    }
+
+    /// The name that an account's series have; `None` where it has none of its own.
+    pub fn shown<'a>(&self, account: &'a str) -> Option<&'a str> {
+        self.account(account)
     }
 
     /// Whether Viber sends an account's callbacks past this gateway. Accounts without series of their own are left out:

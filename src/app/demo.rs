@@ -172,6 +172,7 @@ fn config(sandbox: &Sandbox, bots: &[(BotInfo, &str)], data_dir: PathBuf) -> Res
             policies: vec![PolicyFrom { valid_from_ms: None, policy: (*policy).to_owned() }],
             prices: None,
             limit: None,
+            budget: BTreeMap::new(),
         })
         .collect();
     Ok(config)

@@ -6,7 +6,7 @@ use super::listeners::{Public, listen, local, postgres_certificates, without_del
 use super::membership::Member;
 use super::projector::{Running, ended, retain};
 use super::ticks::tick;
-use super::unknown_calls::count_unknown_calls;
+use super::figures::{watch_disk, watch_figures};
 use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::directory::Directory;
@@ -119,7 +119,8 @@ pub async fn serve(
     if let Some(projector) = &projector {
         chores.push(retain(&base, projector.clone(), halted.clone()));
     }
-    chores.extend(engine.map(|engine| count_unknown_calls(&base, engine)));
+    chores.push(watch_disk(base.metrics.clone(), base.dir.path.clone()));
+    chores.extend(engine.map(|engine| watch_figures(&base, engine)));
     chores.extend(lake.filter(|_| has(Role::Query)).and_then(|lake| base.follow_tables(&lake)));
     let membership = member.map(|member| member.tell(projector.as_ref(), halted));
     let console = format!("http://{console_address}");

@@ -3,9 +3,10 @@
 use super::load::ConfigError;
 use crate::event::check_account_name;
 use crate::event::time::parse_date_ms;
+use crate::session::money::{Currency, Money};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -69,6 +70,8 @@ pub struct Account {
     pub prices: Option<PathBuf>,
     /// Requests per second, 0 for no limit; `None` where `[gateway] requests_per_second` holds.
     pub limit: Option<u32>,
+    /// What it may cost in a UTC month, by currency, as a decimal number, for alerts: nothing is stopped.
+    pub budget: BTreeMap<String, String>,
 }
 
 impl Account {
@@ -119,6 +122,8 @@ struct Written {
     prices: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    budget: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -155,7 +160,14 @@ impl Written {
                 "account `{name}`: the first of policies has no valid_from, each later one a later valid_from than the one before"
             ));
         }
-        Ok(Account { name, token, policies, prices: self.prices, limit: self.limit })
+        for (currency, budget) in &self.budget {
+            if Currency::parse(currency).is_none() || Money::parse(budget).is_err() {
+                return Err(format!(
+                    "account `{name}`: budget: {currency} = {budget:?} is no amount of a currency, as in budget = {{ EUR = \"250\" }}"
+                ));
+            }
+        }
+        Ok(Account { name, token, policies, prices: self.prices, limit: self.limit, budget: self.budget })
     }
 }
 
@@ -208,6 +220,7 @@ impl Serialize for Account {
             policies: (!policies.is_empty()).then_some(policies),
             prices: self.prices.clone(),
             limit: self.limit,
+            budget: self.budget.clone(),
         };
         match &self.token {
             TokenSource::Inline(_) => written.token = Some("(secret)".into()),
