@@ -10,6 +10,7 @@ pub mod health;
 pub mod problem;
 pub mod rebuilds;
 pub mod redeliver;
+pub mod sessions;
 pub mod sql;
 pub mod tokens;
 pub mod transfer;
@@ -60,6 +61,7 @@ pub fn router(console: Console) -> Router {
         (_, None) => lacking("gateway", redeliver::ROUTES),
     };
     let closed = Router::new()
+        .merge(engine.clone().map_or_else(|| lacking("query", sessions::ROUTES), sessions::router))
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))

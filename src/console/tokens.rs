@@ -2,7 +2,7 @@
 //! machine. Viewers ask; the rest is for operators.
 
 use super::problem::Problem;
-use super::{explain, health, sql};
+use super::{explain, health, sessions, sql};
 use crate::config::{ConsoleToken, Scram, TokenRole};
 use crate::query::{Asker, Sight};
 use axum::Router;
@@ -133,7 +133,8 @@ impl Known {
     /// Why it may not ask at this route, where it may not.
     fn refusal(&self, route: &str) -> Option<&'static str> {
         // Nothing is at an address without a route.
-        if self.role == TokenRole::Operator || route.is_empty() || sql::ROUTES.contains(&route) {
+        let asks = [sql::ROUTES, sessions::ROUTES].concat();
+        if self.role == TokenRole::Operator || route.is_empty() || asks.contains(&route) {
             return None;
         }
         if route == health::METRICS {

@@ -219,3 +219,56 @@ fn a_viewer_acts_on_nothing() {
     let error = home.fails_with(&["config", "check"], b"");
     assert!(error.contains("`ops`") && error.contains("accounts"), "{error}");
 }
+
+fn get(server: &Server, token: &str, path: &str) -> (u16, Value) {
+    let reply = request(http().get(format!("{}{path}", server.console)).bearer_auth(token));
+    (reply.status, serde_json::from_slice(&reply.body).unwrap_or_default())
+}
+
+#[test]
+fn sessions_are_listed_page_by_page_and_told_one_by_one() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &lines());
+    let (mine, mine_entry) = token(&home, &["mine", "--accounts", "bot1"]);
+    let (all, all_entry) = token(&home, &["all"]);
+    home.configure(&[&format!("console.tokens = [{mine_entry}, {all_entry}]")]);
+    let server = home.serve();
+    let pages = |token: &str, filter: &str| {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let (status, page) = get(&server, token, &format!("/api/v1/sessions?limit=7{filter}{cursor}"));
+            assert_eq!(status, 200, "{page}");
+            let sessions = page["sessions"].as_array().unwrap();
+            seen.extend(sessions.iter().map(|row| (row["opened_at"].clone(), row["session_id"].clone())));
+            let Some(next) = page["next"].as_str() else { break };
+            assert_eq!(sessions.len(), 7);
+            cursor = format!("&cursor={next}");
+        }
+        seen.into_iter().map(|(at, id)| (at.as_str().unwrap().to_owned(), id.as_str().unwrap().to_owned())).collect::<Vec<_>>()
+    };
+    let seen = pages(&all, "");
+    assert_eq!(seen.len(), 2 * EACH as usize);
+    assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once");
+    assert_eq!(pages(&mine, "").len(), EACH as usize);
+    assert_eq!(pages(&all, "&account=bot2&kind=service&state=open").len(), EACH as usize);
+    assert_eq!(pages(&mine, "&account=bot2").len(), 0);
+    assert_eq!(pages(&all, "&user_id=mine-3%3D%3D").len(), 1);
+    assert_eq!(pages(&all, "&from=2026-03-01T00:00:10Z&to=2026-03-01T00:00:12Z").len(), 4);
+
+    let (status, page) = get(&server, &all, "/api/v1/sessions?account=bot2&limit=1");
+    assert_eq!(status, 200);
+    let session = &page["sessions"][0];
+    let path = format!("/api/v1/sessions/{}", session["session_id"].as_str().unwrap());
+    let (status, told) = get(&server, &all, &path);
+    assert_eq!((status, &told["session"]), (200, session));
+    let what: Vec<&str> = told["timeline"].as_array().unwrap().iter().map(|fact| fact["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["inbound", "session_opened", "outbound", "delivered"]);
+    assert!(told["timeline"][2]["message_token"].is_string(), "{told}");
+    assert_eq!(get(&server, &mine, &path).0, 404, "of another account");
+    for wrong in ["/api/v1/sessions/none", "/api/v1/sessions/00"] {
+        assert_eq!(get(&server, &all, wrong).0, 404);
+    }
+    for wrong in ["limit=0", "limit=x", "kind=free", "cursor=abc", "from=soon", "nothing=1"] {
+        assert_eq!(get(&server, &all, &format!("/api/v1/sessions?{wrong}")).0, 400, "{wrong}");
+    }
+}
