@@ -7,6 +7,7 @@ use crate::sandbox::demo_bot::{BotHabits, DemoBot, DemoBotOptions};
 use crate::sandbox::time::SandboxTime;
 use crate::sandbox::traffic::{self, Habits};
 use crate::sandbox::{BotInfo, Faults, NewBot, NewUser, Sandbox};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use tokio::net::TcpListener;

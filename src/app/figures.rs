@@ -66,42 +66,37 @@ fn tell_budgets(metrics: &Metrics, accounts: &[Account]) {
     }
 }
 
-async fn look(
-    engine: &Engine,
-    metrics: &Metrics,
-    now_us: i64,
-    under_way: Option<Duration>,
-) -> Result<(), AppError> {
+async fn look(engine: &Engine, metrics: &Metrics, now_us: i64, under_way: Option<Duration>) -> Result<(), AppError> {
     if let Some(under_way) = under_way {
         let counts = of_accounts(&rows(engine, &unknown_calls(now_us, under_way)).await?);
         metrics.set_unknown_calls(counts.iter().map(|(account, n)| (account.as_str(), *n)));
     }
     let month = month_of(now_us);
-    let spent = rows(engine, &format!(
+    let spent = format!(
         "select account, currency, cast(sum(cost) as double) from messages where sent_at >= timestamp '{month}' \
          and billing_status = 5 and cost is not null and currency is not null group by account, currency"
-    ));
+    );
     let mut spend = Vec::new();
-    for batch in spent.await? {
+    for batch in rows(engine, &spent).await? {
         let (accounts, currencies) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
         let sums = batch.column(2).as_primitive::<Float64Type>();
-        spend.extend((0..batch.num_rows()).map(|row| {
-            (accounts.value(row).to_owned(), currencies.value(row).to_owned(), sums.value(row))
-        }));
+        spend.extend(
+            (0..batch.num_rows())
+                .map(|row| (accounts.value(row).to_owned(), currencies.value(row).to_owned(), sums.value(row))),
+        );
     }
-    let left = rows(engine, &format!(
+    let left = format!(
         "select account, cast(free_left as double) / free_quota from quota_monthly \
          where month = date '{month}' and free_quota > 0"
-    ));
+    );
     let mut quotas = Vec::new();
-    for batch in left.await? {
+    for batch in rows(engine, &left).await? {
         let (accounts, ratios) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Float64Type>());
         quotas.extend((0..batch.num_rows()).map(|row| (accounts.value(row).to_owned(), ratios.value(row))));
     }
-    let shown = |account: &str| metrics.shown(account);
     metrics.money.set_month(
-        spend.iter().filter_map(|(account, currency, sum)| Some((shown(account)?, currency.as_str(), *sum))),
-        quotas.iter().filter_map(|(account, ratio)| Some((shown(account)?, *ratio))),
+        spend.iter().filter_map(|(account, currency, sum)| Some((metrics.shown(account)?, currency.as_str(), *sum))),
+        quotas.iter().filter_map(|(account, ratio)| Some((metrics.shown(account)?, *ratio))),
     );
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `serve`: the parts that the roles of this process need, over one log, until told to stop.
 
 use super::access::{ServerInfo, remove_server_info, write_server_info};
+use super::figures::{watch_disk, watch_figures};
 use super::gateway::{serve_gateway, watch_webhooks};
 use super::listeners::{Public, listen, local, postgres_certificates, without_delay};
 use super::membership::Member;
 use super::projector::{Running, ended, retain};
 use super::ticks::tick;
-use super::figures::{watch_disk, watch_figures};
 use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::directory::Directory;

@@ -2,16 +2,16 @@
 
 use super::problem::Problem;
 use super::sql::FRESHNESS;
-use crate::event::time::{format_us, parse_time_us};
 use crate::event::check_account_name;
+use crate::event::time::{format_us, parse_time_us};
 use crate::query::output::{Format, Writer};
 use crate::query::{Asker, Engine};
+use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Router;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use futures::TryStreamExt;
@@ -86,7 +86,9 @@ impl Filter {
         }
         if let Some(cursor) = &self.cursor {
             let (us, id) = read_cursor(cursor).ok_or_else(|| {
-                Problem::bad_request("cursor: it is not the `next` of a page: leave it out to begin at the newest session")
+                Problem::bad_request(
+                    "cursor: it is not the `next` of a page: leave it out to begin at the newest session",
+                )
             })?;
             let at = format!("timestamp '{}'", format_us(us));
             conditions.push(format!("opened_at <= {at} and (opened_at < {at} or session_id < {})", quoted(&id)));
@@ -173,7 +175,8 @@ async fn rows(
     let freshness =
         HeaderValue::try_from(found.freshness().header()).unwrap_or(HeaderValue::from_static("complete=?0"));
     let broken = |error: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-    let mut writer = Writer::new(Format::Json, found.schema(), Vec::new()).map_err(|error| broken(error.to_string()))?;
+    let mut writer =
+        Writer::new(Format::Json, found.schema(), Vec::new()).map_err(|error| broken(error.to_string()))?;
     while let Some(batch) = found.try_next().await? {
         writer.write(&batch).map_err(|error| broken(error.to_string()))?;
     }

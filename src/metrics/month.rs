@@ -12,8 +12,7 @@ pub struct MonthMetrics {
 
 impl MonthMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
-        let gauges =
-            |name, help, labels: &[&str]| register(registry, GaugeVec::new(opts(name, help), labels));
+        let gauges = |name, help, labels: &[&str]| register(registry, GaugeVec::new(opts(name, help), labels));
         let of_money = ["account", "currency"];
         Self {
             budget: gauges("budget", "What an account may cost in a UTC month, by the config", &of_money),

@@ -301,7 +301,8 @@ impl Planner {
             Some(past) => self.source.take_past(&tables, past).await?,
             None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let state = self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations, sight).await?;
+        let state =
+            self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations, sight).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
         Ok((state, plan, picture.freshness))

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::common::{Column, DataFusionError, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{
@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions, validate_child_count,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,11 +72,11 @@ impl Sight {
         if self.accounts.is_none() && !hides_data {
             return table;
         }
-        let fields = table.schema().fields().iter().map(|field| match field.name().as_str() {
+        let shown = |field: &Arc<Field>| match field.name().as_str() {
             DATA if hides_data => Arc::new(Field::clone(field).with_nullable(true)),
             _ => field.clone(),
-        });
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        };
+        let schema = Arc::new(Schema::new(table.schema().fields().iter().map(shown).collect::<Vec<_>>()));
         Arc::new(Narrowed { table, schema, accounts: self.accounts.clone(), hides_data })
     }
 }
@@ -117,7 +117,8 @@ impl TableProvider for Narrowed {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut plan = LogicalPlanBuilder::scan("narrowed", provider_as_source(self.table.clone()), None)?;
         if let Some(accounts) = &self.accounts {
-            plan = plan.filter(col(ACCOUNT).in_list(accounts.iter().map(|account| lit(account.as_str())).collect(), false))?;
+            plan = plan
+                .filter(col(ACCOUNT).in_list(accounts.iter().map(|account| lit(account.as_str())).collect(), false))?;
         }
         for filter in filters.iter().filter(|filter| is_harmless(filter)) {
             plan = plan.filter(unqualified(filter)?)?;
@@ -212,11 +213,16 @@ impl ExecutionPlan for Seen {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        validate_child_count!(self, children);
-        Ok(Arc::new(Seen::new(children.swap_remove(0))))
+        let [input] = <[_; 1]>::try_from(children)
+            .map_err(|children| DataFusionError::Internal(format!("rows of {} plans at once", children.len())))?;
+        Ok(Arc::new(Seen::new(input)))
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

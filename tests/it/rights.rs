@@ -11,14 +11,16 @@ fn lines() -> Vec<u8> {
     let mut lines = String::new();
     for (account, whose) in [("bot1", "mine"), ("bot2", "theirs")] {
         for n in 0..EACH {
-            let (user, t_ms, token) = (format!("{whose}-{n}=="), MARCH_MS + n as i64 * 1000, 7_000_000_000_000_000_000 + n);
+            let (user, t_ms, token) =
+                (format!("{whose}-{n}=="), MARCH_MS + n as i64 * 1000, 7_000_000_000_000_000_000 + n);
             let token = if whose == "mine" { token } else { token + 1_000_000 };
             let text = format!("{whose} text {n}");
             let said = json!({"event": "message", "timestamp": t_ms, "message_token": token,
                 "sender": {"id": user, "country": "UA"}, "message": {"type": "text", "text": text}});
             let sent = json!({"request": {"receiver": user, "type": "text", "text": text, "tracking_data": text},
                 "response": {"status": 0, "message_token": token + 500, "billing_status": 1}, "http_status": 200});
-            let seen = json!({"event": "delivered", "timestamp": t_ms + 20, "message_token": token + 500, "user_id": user});
+            let seen =
+                json!({"event": "delivered", "timestamp": t_ms + 20, "message_token": token + 500, "user_id": user});
             let told = [("callback.message", said), ("api.send_message", sent), ("callback.delivered", seen)];
             for (number, (kind, data)) in told.into_iter().enumerate() {
                 let time = chrono::DateTime::from_timestamp_millis(t_ms + number as i64 * 10).unwrap().to_rfc3339();
@@ -244,7 +246,9 @@ fn sessions_are_listed_page_by_page_and_told_one_by_one() {
             assert_eq!(sessions.len(), 7);
             cursor = format!("&cursor={next}");
         }
-        seen.into_iter().map(|(at, id)| (at.as_str().unwrap().to_owned(), id.as_str().unwrap().to_owned())).collect::<Vec<_>>()
+        seen.into_iter()
+            .map(|(at, id)| (at.as_str().unwrap().to_owned(), id.as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
     };
     let seen = pages(&all, "");
     assert_eq!(seen.len(), 2 * EACH as usize);
@@ -261,7 +265,8 @@ fn sessions_are_listed_page_by_page_and_told_one_by_one() {
     let path = format!("/api/v1/sessions/{}", session["session_id"].as_str().unwrap());
     let (status, told) = get(&server, &all, &path);
     assert_eq!((status, &told["session"]), (200, session));
-    let what: Vec<&str> = told["timeline"].as_array().unwrap().iter().map(|fact| fact["what"].as_str().unwrap()).collect();
+    let what: Vec<&str> =
+        told["timeline"].as_array().unwrap().iter().map(|fact| fact["what"].as_str().unwrap()).collect();
     assert_eq!(what, ["inbound", "session_opened", "outbound", "delivered"]);
     assert!(told["timeline"][2]["message_token"].is_string(), "{told}");
     assert_eq!(get(&server, &mine, &path).0, 404, "of another account");
