@@ -11,6 +11,7 @@ pub mod outline;
 pub mod policies;
 pub mod policy;
 pub mod price;
+pub mod quote;
 pub mod row;
 pub mod user;
 
@@ -19,6 +20,7 @@ pub use outline::Outlines;
 pub use policies::Policies;
 pub use policy::{Policy, PolicyChain};
 pub use price::{PriceList, Prices};
+pub use quote::{Quote, Standing};
 pub use user::User;
 
 #[cfg(test)]

@@ -298,6 +298,11 @@ impl User {
         self.waiting[at].receipts.take(kind, t_ms, failure, known_after_ms)
     }
 
+    /// Adds a message that is only asked about.
+    pub(super) fn add_sending(&mut self, t_ms: i64, token: u64, sending: Sending) {
+        self.insert(Recent { t_ms, token, deed: Deed::Outbound(sending) });
+    }
+
     fn insert(&mut self, fact: Recent) {
         let at = self.recent.partition_point(|other| other.order() <= fact.order());
         self.recent.insert(at, fact);
