@@ -6,6 +6,7 @@ use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
 use crate::event::Record;
 use crate::log::{EventLog, Fetched, LogError};
+use crate::session::Standing;
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,11 +49,21 @@ enum Found {
     More,
 }
 
+/// Somebody asks how things stand with a user.
+pub(super) struct Look {
+    pub account: String,
+    pub user: String,
+    /// ms since the epoch.
+    pub now_ms: i64,
+    pub told: oneshot::Sender<Result<Standing, ProjectorError>>,
+}
+
 /// The task that folds one partition.
 pub(super) struct Folding {
     pub partition: u32,
     pub worker: Worker,
     pub commands: mpsc::Receiver<Command>,
+    pub looks: mpsc::Receiver<Look>,
     pub log: Arc<dyn EventLog>,
     pub live: Arc<Live>,
     pub settings: Arc<Settings>,
@@ -68,7 +79,7 @@ impl Folding {
         let mut appended = self.log.appended();
         let limit = self.settings.layer_bytes();
         let mut halted = false;
-        loop {
+        'folding: loop {
             let full = self.worker.bytes() >= limit;
             if full {
                 self.flush_wanted.notify_one();
@@ -87,20 +98,26 @@ impl Folding {
                 }
                 found => found?,
             };
+            let is_last = matches!(found, Found::Last);
             let command = match found {
-                Found::Nothing => tokio::select! {
-                    command = self.commands.recv() => command,
-                    _ = appended.changed(), if !resting => continue,
+                Found::Nothing | Found::Last => loop {
+                    tokio::select! {
+                        command = self.commands.recv() => break command,
+                        Some(look) = self.looks.recv() => self.tell(look),
+                        _ = appended.changed(), if !is_last && !resting => continue 'folding,
+                        () = tokio::time::sleep_until(began + FOLD_EVERY), if is_last => continue 'folding,
+                    }
                 },
-                Found::Last => tokio::select! {
-                    command = self.commands.recv() => command,
-                    () = tokio::time::sleep_until(began + FOLD_EVERY) => continue,
-                },
-                Found::More => match self.commands.try_recv() {
-                    Ok(command) => Some(command),
-                    Err(mpsc::error::TryRecvError::Empty) => continue,
-                    Err(mpsc::error::TryRecvError::Disconnected) => None,
-                },
+                Found::More => {
+                    while let Ok(look) = self.looks.try_recv() {
+                        self.tell(look);
+                    }
+                    match self.commands.try_recv() {
+                        Ok(command) => Some(command),
+                        Err(mpsc::error::TryRecvError::Empty) => continue,
+                        Err(mpsc::error::TryRecvError::Disconnected) => None,
+                    }
+                }
             };
             match command {
                 Some(Command::Freeze(reply)) => {
@@ -113,6 +130,12 @@ impl Folding {
                 None => return Ok(()),
             }
         }
+    }
+
+    fn tell(&mut self, look: Look) {
+        let Look { account, user, now_ms, told } = look;
+        // Who asked may have gone.
+        let _ = told.send(self.worker.standing(&account, &user, now_ms));
     }
 
     /// Sees to the policies of accounts that are met for the first time: an account is known to all before its first event

@@ -2,14 +2,16 @@
 
 use super::ProjectorError;
 use super::commit::{CommitPoint, Request};
+use super::folding::Look;
 use super::live::{Asked, Live, PartitionStatus, Status, Told};
 use super::rebuild::Pause;
 use crate::event::time::format_us;
 use crate::lake::{Lake, TableName};
 use crate::log::Assignment;
+use crate::session::Standing;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// An outage that lasts longer is told to whoever waits for what cannot be had during it.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -37,6 +39,26 @@ impl ProjectorHandle {
     pub async fn overlay(&self, asked: Asked) -> Result<Told, ProjectorError> {
         let live = self.live.clone();
         tokio::task::spawn_blocking(move || live.overlay(&asked)).await.map_err(|_| ProjectorError::Stopped)?
+    }
+
+    /// How things stand with a user at `now_ms` (ms since the epoch), with everything folded so far; `None` where this process
+    /// does not fold the user's `partition`.
+    pub async fn standing(
+        &self,
+        partition: u32,
+        account: &str,
+        user: &str,
+        now_ms: i64,
+    ) -> Result<Option<Standing>, ProjectorError> {
+        let Some(looker) = self.live.looker(partition) else { return Ok(None) };
+        let (told, wait) = oneshot::channel();
+        let look = Look { account: account.to_owned(), user: user.to_owned(), now_ms, told };
+        // A run that has ended folds nothing: the partition may be another's by now.
+        let Ok(()) = looker.send(look).await else { return Ok(None) };
+        match wait.await {
+            Ok(standing) => standing.map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The tables.

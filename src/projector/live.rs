@@ -6,6 +6,7 @@
 
 use super::ProjectorError;
 use super::delta::Delta;
+use super::folding::Look;
 use super::laid::LaidRows;
 use super::past::{Fit, Ground, LiftedRows, Past};
 use crate::lake::TableName;
@@ -17,7 +18,7 @@ use arrow::array::RecordBatch;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Tables that something is to be laid over, and the partitions it is wanted of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,6 +86,8 @@ struct Inner {
     state: Option<State>,
     past: Past,
     status: Status,
+    /// Where those who fold are asked about users.
+    lookers: BTreeMap<u32, mpsc::Sender<Look>>,
 }
 
 /// What all parts of the projector show and see. Hand it around in an `Arc`.
@@ -101,7 +104,7 @@ impl Live {
         // Until the first run knows what is this process's, nothing counts as folded.
         let partitions = vec![PartitionStatus::default(); partitions];
         let status = Status { partitions, joining: true, ..Status::default() };
-        let inner = Inner { deltas, state: None, past: Past::default(), status };
+        let inner = Inner { deltas, state: None, past: Past::default(), status, lookers: BTreeMap::new() };
         Self { inner: Mutex::new(inner), changed: watch::Sender::new(0), assignment: watch::Sender::default() }
     }
 
@@ -126,8 +129,19 @@ impl Live {
         inner.state = state;
         inner.past = Past::from(ground);
         inner.status = status;
+        inner.lookers.clear();
         drop(inner);
         self.tell();
+    }
+
+    /// Users of a partition are asked about there, until the next run.
+    pub fn look_through(&self, partition: u32, looker: mpsc::Sender<Look>) {
+        self.lock().lookers.insert(partition, looker);
+    }
+
+    /// Where users of a partition are asked about; `None` where this process does not fold it.
+    pub fn looker(&self, partition: u32) -> Option<mpsc::Sender<Look>> {
+        self.lock().lookers.get(&partition).cloned()
     }
 
     /// Changes the status.

@@ -389,12 +389,15 @@ async fn drive(
         let mark = meta.partitions[partition as usize].clone();
         let worker = Worker::new(partition, parts.settings.clone(), state.clone(), mark);
         let (sender, commands) = mpsc::channel(4);
+        let (looker, looks) = mpsc::channel(64);
         workers.insert(partition, sender);
+        live.look_through(partition, looker);
         let archive_from = archived.get(&partition).copied().unwrap_or(0);
         let fold = Folding {
             partition,
             worker,
             commands,
+            looks,
             log: parts.log.clone(),
             live: live.clone(),
             settings: parts.settings.clone(),

@@ -10,7 +10,7 @@ use crate::lake::rows::{EventRow, EventRows};
 use crate::log::partitioner;
 use crate::metrics::Tally;
 use crate::session::row::{Kind, SessionRow, SessionState};
-use crate::session::{Rows, Terms, change};
+use crate::session::{Rows, Standing, Terms, change};
 use crate::state::overlay::{Laid, LaidRow, OverlayKey, RowId, hour_of};
 use crate::state::{Entry, PartitionMark, State, UserKey, split_user_key, user_key};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -223,6 +223,21 @@ impl Worker {
         let disposition = entry.user.apply(reading, self.mark.watermark_ms, &terms);
         touched.insert(key, Touched { entry, before });
         Ok(disposition)
+    }
+
+    /// How things stand with a user at `now_ms`, with everything folded so far.
+    pub fn standing(&self, account: &str, name: &str, now_ms: i64) -> Result<Standing, ProjectorError> {
+        let key = user_key(account, name);
+        let terms = Arc::new(self.settings.terms(account));
+        let layers = [Some(&self.active), self.frozen.as_deref()];
+        let known = layers.into_iter().flatten().find_map(|layer| layer.users.get(&key));
+        Ok(match known {
+            Some(entry) => entry.user.standing(account, name, now_ms, &terms),
+            None => {
+                let entry = self.state.user(self.partition, &key)?.unwrap_or_default();
+                entry.user.standing(account, name, now_ms, &terms)
+            }
+        })
     }
 
     /// The user's entry, from the newest layer that has it.
