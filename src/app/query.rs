@@ -1,10 +1,11 @@
 //! The role `query`: SQL over the tables, with what this process and the others have beyond them.
 
 use super::{AppError, Base};
-use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, keep_fresh};
+use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, Standings, keep_fresh};
 use crate::config::Role;
 use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
+use crate::console::users::Users;
 use crate::gateway::account_store::AccountStore;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
@@ -20,12 +21,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 impl Base {
     /// SQL over everything appended up to now, as far as those who fold it can be asked.
     pub(super) fn engine(&self, lake: Arc<Lake>, projector: Option<&ProjectorHandle>) -> Result<Engine, AppError> {
-        let peers = match (&self.registry, self.cluster_secret()?) {
-            (Some(registry), Some(secret)) => {
-                Some(Peers { registry: registry.clone(), client: Client::new(secret)?, instance: self.dir.instance()? })
-            }
-            _ => None,
-        };
+        let peers = self.peers()?;
         let source = Gathering {
             log: self.log.clone(),
             lake,
@@ -48,6 +44,19 @@ impl Base {
             fold.delivery_window.as_ms(),
         )?;
         Ok(Engine::new(Arc::new(source), reference, limits)?)
+    }
+
+    /// The other processes, where there may be some that can be asked.
+    fn peers(&self) -> Result<Option<Peers>, AppError> {
+        let (Some(registry), Some(secret)) = (&self.registry, self.cluster_secret()?) else { return Ok(None) };
+        Ok(Some(Peers { registry: registry.clone(), client: Client::new(secret)?, instance: self.dir.instance()? }))
+    }
+
+    /// Tells how things stand with users.
+    pub(super) fn users(&self, projector: Option<&ProjectorHandle>) -> Result<Users, AppError> {
+        let standings =
+            Standings { partitions: self.log.partitions(), local: projector.cloned(), peers: self.peers()? };
+        Ok(Users { standings: Arc::new(standings), log: self.log.id().clone(), clock: self.clock.clone() })
     }
 
     /// Tells what became of events, and why.

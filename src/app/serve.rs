@@ -214,6 +214,7 @@ fn open_console(
     };
     let tokens = &base.config.console.tokens;
     Ok(console::router(Console {
+        users: engine.is_some().then(|| base.users(projector)).transpose()?,
         engine,
         explainer,
         transfer,

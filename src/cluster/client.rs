@@ -1,5 +1,6 @@
 //! Asks other nodes.
 
+use super::standing::{AboutUser, Told};
 use super::wire::{Question, WireError, decode};
 use super::{ANSWER_WITHIN, ClusterSecret};
 use crate::lake::TableName;
@@ -10,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The path that a projector answers at.
 pub(super) const OVERLAY: &str = "/internal/v1/overlay";
+/// The path that users are asked about at.
+pub(super) const STANDING: &str = "/internal/v1/standing";
 /// Which partitions an answer is of: a list of RFC 8941.
 pub(super) const PARTITIONS: &str = "counterbat-partitions";
 /// The member of a problem document that says what a node may do about it.
@@ -60,6 +63,27 @@ impl Client {
             // Nodes reach each other directly.
             .no_proxy();
         Ok(Self { http: http.build()?, secret })
+    }
+
+    /// Asks the projector at `address` how things stand with a user.
+    pub(super) async fn about_user(&self, address: &str, question: &AboutUser) -> Result<Told, AskError> {
+        let trouble = |error: &reqwest::Error| match error.is_timeout() {
+            true => AskError::Silent { address: address.to_owned() },
+            false => AskError::Unreachable(address.to_owned()),
+        };
+        let refused = |detail: &str| AskError::Refused { address: address.to_owned(), detail: detail.to_owned() };
+        let url = format!("{}{STANDING}", address.trim_end_matches('/'));
+        // Names and a number: nothing that JSON could not say.
+        let body = serde_json::to_vec(question).unwrap_or_default();
+        let request = self.http.post(url).bearer_auth(self.secret.reveal()).header("content-type", "application/json");
+        let response = request.body(body).send().await.map_err(|error| trouble(&error))?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|error| trouble(&error))?;
+        if status != StatusCode::OK {
+            let problem: Problem = serde_json::from_slice(&bytes).unwrap_or_default();
+            return Err(refused(&problem.detail));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| refused(&format!("its answer cannot be read: {error}")))
     }
 
     /// Asks the projector at `address`.

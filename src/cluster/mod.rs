@@ -9,11 +9,13 @@ mod client;
 mod decide;
 mod gather;
 mod routes;
+mod standing;
 mod wire;
 
 pub use client::{Client, ClientError};
 pub use gather::{Gathering, Peers, keep_fresh};
 pub use routes::router;
+pub use standing::{StandingError, Standings, Told};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;

@@ -1,18 +1,20 @@
 //! What a node answers other nodes: nothing without the secret that they share.
 
 use super::ClusterSecret;
-use super::client::{OVERLAY, PARTITIONS, REASON, TOO_OLD, list};
+use super::client::{OVERLAY, PARTITIONS, REASON, STANDING, TOO_OLD, list};
+use super::standing::{AboutUser, Told as ToldOfUser};
 use super::wire::{Question, encode};
 use crate::console::problem::Problem;
-use crate::log::LogId;
+use crate::event::user_key;
+use crate::log::{LogId, partitioner};
 use crate::projector::{ProjectorHandle, Told};
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Json, Router};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ pub struct Answering {
 pub fn router(log: LogId, projector: ProjectorHandle, secret: Option<ClusterSecret>) -> Router {
     Router::new()
         .route(OVERLAY, post(overlay))
+        .route(STANDING, post(standing))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(Arc::new(Answering { log, projector }))
         .layer(middleware::from_fn_with_state(Arc::new(secret), authorized))
@@ -92,6 +95,23 @@ async fn overlay(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Resp
                 .into_response())
         }
     }
+}
+
+async fn standing(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json<ToldOfUser>, Problem> {
+    let AboutUser { log, account, user, now_ms } =
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("no question: {error}")))?;
+    if log != node.log.0 {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "it works on another log: nodes of one cluster must name the same topic",
+        ));
+    }
+    let partitions = u32::try_from(node.projector.status().partitions.len()).unwrap_or(u32::MAX);
+    let partition = partitioner::partition(user_key(&account, &user).as_bytes(), partitions);
+    let found = node.projector.standing(partition, &account, &user, now_ms).await;
+    let found = found.map_err(|error| Problem::unavailable(error.to_string()))?;
+    let given_up = || Problem::unavailable("its partition has been given up");
+    Ok(Json(ToldOfUser::new(&account, &user, now_ms, &found.ok_or_else(given_up)?)))
 }
 
 #[cfg(test)]

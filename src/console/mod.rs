@@ -14,6 +14,7 @@ pub mod sessions;
 pub mod sql;
 pub mod tokens;
 pub mod transfer;
+pub mod users;
 pub mod verify;
 
 use crate::gateway::Gateway;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokens::Tokens;
 use transfer::Transfer;
+use users::Users;
 
 /// What the listener answers from; what is missing is not this process's role. Without `tokens` whoever reaches it may ask.
 pub struct Console {
@@ -43,6 +45,7 @@ pub struct Console {
     pub transfer: Option<Transfer>,
     pub verifier: Option<Verifier>,
     pub explainer: Option<Explainer>,
+    pub users: Option<Users>,
     pub rebuilds: Option<(Rebuilds, Directory)>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
@@ -52,7 +55,7 @@ pub struct Console {
 
 /// All routes of the listener.
 pub fn router(console: Console) -> Router {
-    let Console { engine, transfer, verifier, explainer, rebuilds, gateway, health, metrics, tokens } = console;
+    let Console { engine, transfer, verifier, explainer, users, rebuilds, gateway, health, metrics, tokens } = console;
     let redelivery = match (&engine, &gateway) {
         (Some(engine), Some((_, gateway))) => {
             redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
@@ -65,6 +68,7 @@ pub fn router(console: Console) -> Router {
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(users.map_or_else(|| lacking("query", users::ROUTES), users::router))
         .merge(explainer.map_or_else(|| lacking("query", explain::ROUTES), explain::router))
         .merge(verifier.map_or_else(|| lacking("projector", verify::ROUTES), verify::router))
         .merge(match rebuilds {

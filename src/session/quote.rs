@@ -2,12 +2,12 @@
 //!
 //! It is found by playing the message as any other: the rules are those of the fold.
 
+use super::money::{Currency, Money};
 use super::row::{Expected, SessionRow, SessionState};
 use super::user::Sending;
 use super::{Terms, User};
 use crate::event::Method;
 use compact_str::CompactString;
-use super::money::{Currency, Money};
 
 /// How things stand with a user at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,10 @@ impl User {
                 Quote { expected, until_ms, price: None, currency: None, free_per_month, policy: policy.name.clone() };
             return (quote, None);
         };
-        let session = rows.sessions.iter().find(|session| row.expected != Expected::OutOfSession && Some(session.session_id) == row.session_id);
+        let session = rows
+            .sessions
+            .iter()
+            .find(|session| row.expected != Expected::OutOfSession && Some(session.session_id) == row.session_id);
         let quote = Quote {
             expected: row.expected,
             until_ms: session.map(|session| session.expires_at_ms),

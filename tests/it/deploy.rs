@@ -101,9 +101,7 @@ fn the_compose_file_is_valid_and_brings_no_secrets() {
         }
         // A secret in the environment is shown to whoever may look at the container.
         for (key, value) in service["environment"].as_object().into_iter().flatten() {
-            let secrets = variables
-                .iter()
-                .filter(|(name, _)| !PUBLIC.contains(&&***name));
+            let secrets = variables.iter().filter(|(name, _)| !PUBLIC.contains(&&***name));
             for (secret, hidden) in secrets {
                 assert!(!value.as_str().unwrap().contains(hidden.as_str()), "{name}: {key} shows {secret}");
             }

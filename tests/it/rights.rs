@@ -1,7 +1,7 @@
 //! What a token shows: rows of its accounts, with data or without, whatever is tried to see more.
 
 use super::generate::MARCH_MS;
-use super::harness::{Home, Reply, Server, http, only_number, request};
+use super::harness::{Home, Reply, Server, http, message_body, only_number, request, until};
 use serde_json::{Value, json};
 
 const EACH: u64 = 20;
@@ -276,4 +276,31 @@ fn sessions_are_listed_page_by_page_and_told_one_by_one() {
     for wrong in ["limit=0", "limit=x", "kind=free", "cursor=abc", "from=soon", "nothing=1"] {
         assert_eq!(get(&server, &all, &format!("/api/v1/sessions?{wrong}")).0, 400, "{wrong}");
     }
+}
+
+#[test]
+fn how_things_stand_with_a_user_is_told_from_the_state() {
+    let home = Home::new(&[r#"fold.policy = "counterbat""#]);
+    let (mine, mine_entry) = token(&home, &["mine", "--accounts", "bot1"]);
+    let (all, all_entry) = token(&home, &["all"]);
+    home.configure(&[&format!("console.tokens = [{mine_entry}, {all_entry}]")]);
+    let server = home.serve();
+    let user = "a/b+c==";
+    let path = "/api/v1/users/bot1/a%2Fb%2Bc%3D%3D";
+    let (status, told) = get(&server, &all, path);
+    assert_eq!(
+        (status, &told["sessions"], &told["quote"]["expected"]),
+        (200, &json!([]), &json!("out_of_session")),
+        "{told}"
+    );
+    assert_eq!(server.callback(&message_body(user, 77)).status, 200);
+    let (_, told) = until("the session", || get(&server, &all, path), |(_, told)| told["sessions"] != json!([]));
+    assert_eq!((&told["quote"]["expected"], &told["quote"]["is_free"]), (&json!("in_service"), &json!(true)), "{told}");
+    assert!((1438..=1440).contains(&told["sessions"][0]["minutes_left"].as_i64().unwrap()), "{told}");
+    let (status, quote) = get(&server, &all, "/api/v1/quote?account=bot1&user_id=a%2Fb%2Bc%3D%3D");
+    assert_eq!((status, &quote["quote"]["expected"]), (200, &json!("in_service")));
+    assert_eq!(get(&server, &mine, path).0, 200);
+    assert_eq!(get(&server, &mine, "/api/v1/users/bot2/x").0, 403);
+    assert_eq!(get(&server, &all, "/api/v1/users/No%20Name/x").0, 400);
+    assert_eq!(get(&server, &all, "/api/v1/quote?account=bot1").0, 400);
 }

@@ -1,0 +1,80 @@
+//! `GET /api/v1/users/{account}/{user}`: how things stand with a user now; `GET /api/v1/quote`: what a message to it would be.
+//! Answered from the state of the fold, not from the tables.
+
+use super::problem::Problem;
+use crate::cluster::{StandingError, Standings, Told};
+use crate::event::check_account_name;
+use crate::log::LogId;
+use crate::query::Asker;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// The wall clock, in µs since the epoch.
+type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// What is answered from.
+#[derive(Clone)]
+pub struct Users {
+    pub standings: Arc<Standings>,
+    pub log: LogId,
+    pub clock: Clock,
+}
+
+/// The routes.
+pub const ROUTES: &[&str] = &["/api/v1/users/{account}/{user}", "/api/v1/quote"];
+
+/// The routes.
+pub fn router(users: Users) -> Router {
+    Router::new().route(ROUTES[0], get(user)).route(ROUTES[1], get(quote)).with_state(users)
+}
+
+/// Whom a message would be for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Receiver {
+    account: String,
+    user_id: String,
+}
+
+type Sight = Option<Extension<Arc<Asker>>>;
+
+async fn user(
+    State(users): State<Users>,
+    asker: Sight,
+    Path((account, user)): Path<(String, String)>,
+) -> Result<Json<Told>, Problem> {
+    Ok(Json(users.told(&account, &user, &asker).await?))
+}
+
+async fn quote(
+    State(users): State<Users>,
+    asker: Sight,
+    receiver: Result<Query<Receiver>, QueryRejection>,
+) -> Result<Json<Told>, Problem> {
+    let Query(Receiver { account, user_id }) = receiver?;
+    Ok(Json(users.told(&account, &user_id, &asker).await?))
+}
+
+impl Users {
+    async fn told(&self, account: &str, user: &str, asker: &Sight) -> Result<Told, Problem> {
+        check_account_name(account).map_err(|error| Problem::bad_request(format!("account: {error}")))?;
+        if user.is_empty() {
+            return Err(Problem::bad_request("user_id is empty"));
+        }
+        if asker.as_ref().is_some_and(|Extension(asker)| !asker.sight.sees(account)) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, "the token shows no users of this account"));
+        }
+        let told = self.standings.of(&self.log.0, account, user, (self.clock)() / 1000).await;
+        told.map_err(|error| match error {
+            StandingError::Projector(error) if !error.is_transient() => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
+            error => Problem::unavailable(error.to_string()),
+        })
+    }
+}
