@@ -5,7 +5,7 @@ use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
 use crate::event::Record;
-use crate::log::{EventLog, Fetched, LogError};
+use crate::log::{EventLog, Fetched, LOOK_EVERY, LogError};
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +91,7 @@ impl Folding {
                 Found::Nothing => tokio::select! {
                     command = self.commands.recv() => command,
                     _ = appended.changed(), if !resting => continue,
+                    () = tokio::time::sleep(LOOK_EVERY), if !resting => continue,
                 },
                 Found::Last => tokio::select! {
                     command = self.commands.recv() => command,
