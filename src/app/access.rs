@@ -150,19 +150,20 @@ impl Offline {
         Ok(marks.iter().map(|mark| (mark.position, mark.watermark_ms)).collect())
     }
 
-    /// Folds what the log has, then all archived events anew into new tables, and ends the work.
+    /// Archives what the log has, then folds all archived events anew into new tables, and ends the work.
     pub async fn rebuild(
         self,
         wish: Wish,
         tell: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Report, AppError> {
         wish.scope()?;
-        let mut lake = self.base.lake().await?;
+        let mut lake = self.base.tables_of_this_log().await?;
         let archived = lake.table(TableName::Events).snapshot().positions;
         let ends = self.log_ends().await?;
         let is_archived = (0u32..).zip(&ends).all(|(partition, end)| archived.get(&partition).unwrap_or(&0) >= end);
-        // The state of a log that is all archived need not be opened: another one takes its place.
-        if !is_archived || !wish.accounts.is_empty() || self.base.shares_its_log() {
+        // Where the log is archived to its end its state and tables need not be brought up to date: others take their place.
+        let is_beside = wish.keep_as.is_some() || !wish.accounts.is_empty();
+        if !is_archived || is_beside || self.base.shares_its_log() {
             let projector = self.start_projector().await?;
             projector.wait_committed(&ends).await?;
             self.directory().await?.check(&wish.accounts).await?;

@@ -70,7 +70,7 @@ impl Base {
         Directory { engine, configured: Arc::new(configured), store: AccountStore::new(self.shelf.clone()) }
     }
 
-    /// The tables, for a process that folds nothing: a projector looks by itself whether they are of its log.
+    /// The tables, where no projector is started on them: one looks by itself whether they are of its log.
     pub(super) async fn tables_of_this_log(&self) -> Result<Arc<Lake>, AppError> {
         let lake = self.lake().await?;
         match lake.table(TableName::Events).foreign_log() {

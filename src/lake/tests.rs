@@ -17,15 +17,25 @@ pub(super) async fn open(dir: &Path) -> Lake {
 }
 
 pub(super) fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBatch {
+    rows_of(
+        partition,
+        offsets.map(|offset| {
+            let data = if offset % 3 == 0 { vec![0xff, 0xfe] } else { format!("{{\"n\": {offset}}}").into_bytes() };
+            (offset, 1_770_000_000_000_000 + offset as i64, data)
+        }),
+    )
+}
+
+/// Rows of events by offset, time in µs, and data.
+fn rows_of(partition: u32, events: impl Iterator<Item = (u64, i64, Vec<u8>)>) -> RecordBatch {
     let mut rows = EventRows::default();
-    for offset in offsets {
-        let data = if offset % 3 == 0 { vec![0xff, 0xfe] } else { format!("{{\"n\": {offset}}}").into_bytes() };
+    for (offset, time_us, data) in events {
         let event = Event {
             id: format!("id-{offset}"),
             source: "/accounts/bot".into(),
             kind: "com.viber.callback.seen".into(),
             subject: Some("user".into()),
-            time_us: Some(1_770_000_000_000_000 + offset as i64),
+            time_us: Some(time_us),
             content_type: Some("application/json".into()),
             data,
             ..Event::default()
@@ -38,7 +48,17 @@ pub(super) fn events(partition: u32, offsets: std::ops::Range<u64>) -> RecordBat
 }
 
 pub(super) async fn archive(lake: &Lake, partition: u32, from: u64, to: u64) -> Result<TableSnapshot, LakeError> {
-    let add = lake.write_events(vec![events(partition, from..to)]).await?;
+    archive_rows(lake, events(partition, from..to), partition, from, to).await
+}
+
+async fn archive_rows(
+    lake: &Lake,
+    rows: RecordBatch,
+    partition: u32,
+    from: u64,
+    to: u64,
+) -> Result<TableSnapshot, LakeError> {
+    let add = lake.write_events(vec![rows]).await?;
     let positions = BTreeMap::from([(partition, ((from > 0).then_some(from), to))]);
     let watermarks = BTreeMap::from([(partition, i64::try_from(to).unwrap())]);
     let change = Change { add, positions, watermarks, operation: "archive", ..Change::default() };
@@ -120,6 +140,48 @@ async fn a_checkpoint_stands_for_the_commits_before_it() {
     }
     let again = open(dir.path()).await.table(TableName::Events).snapshot();
     assert_eq!((again.files.len(), again.positions), (102, BTreeMap::from([(0, 102)])));
+}
+
+/// How far, in ms, the latest of these events, received and told of at these times, came behind the newest before it.
+fn latest_of(events: &[(i64, i64)]) -> i64 {
+    let received = |before: usize| events[..before].iter().map(|(received_ms, _)| *received_ms).max();
+    let late = events.iter().enumerate().filter_map(|(n, (_, told_ms))| Some(received(n)? - told_ms));
+    late.max().unwrap_or(0).max(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_late_events_came_is_known_however_their_files_lie() {
+    const HOUR_MS: i64 = 3_600_000;
+    let mut random = 7u64;
+    let mut below = |limit: i64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as i64 % limit
+    };
+    for case in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = open(dir.path()).await;
+        let (mut now_ms, mut told) = (1_770_000_000_000, [Vec::new(), Vec::new()]);
+        for n in 0..8 {
+            let events = &mut told[n % 2];
+            let from = events.len();
+            for _ in 0..20 {
+                now_ms += below(6 * HOUR_MS);
+                // Every second time the clock is not always the same, and files of one date do not follow each other.
+                let received_ms = now_ms - if case % 2 == 0 { 0 } else { below(48 * HOUR_MS) };
+                events.push((received_ms, received_ms - below((1 + case) * 12 * HOUR_MS)));
+            }
+            let rows = events.iter().zip(0..).skip(from).map(|((received_ms, told_ms), offset)| {
+                (offset, received_ms * 1000, format!(r#"{{"timestamp":{told_ms},"message_token":1}}"#).into_bytes())
+            });
+            let (partition, from, to) = ((n % 2) as u32, from as u64, events.len() as u64);
+            archive_rows(&lake, rows_of(partition, rows), partition, from, to).await.unwrap();
+        }
+        let all = BTreeMap::from([(0, 80), (1, 80)]);
+        let widest_ms = latest_of(&told[0]).max(latest_of(&told[1]));
+        assert_eq!(lake.widest_lateness(&all).await.unwrap(), widest_ms, "case {case}");
+        let some = BTreeMap::from([(1, 33)]);
+        assert_eq!(lake.widest_lateness(&some).await.unwrap(), latest_of(&told[1][..33]), "case {case}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,6 +198,10 @@ pub async fn ends(log: &dyn EventLog) -> Result<Vec<u64>, LogError> {
     Ok(futures::future::try_join_all(bounds).await?.into_iter().map(|(_, end)| end).collect())
 }
 
+/// So often a reader that waits looks again although nothing has told of more: what tells may be missed, and a client of
+/// Kafka that stands still tells nothing at all.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// So long nothing may come of what is there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -224,9 +228,12 @@ pub async fn read_before(
         }
         if fetched.next > next {
             deadline = Instant::now() + PATIENCE;
-        } else if Instant::now() > deadline || tokio::time::timeout_at(deadline, appended.changed()).await.is_err() {
+        } else if Instant::now() > deadline {
             let reason = format!("nothing has come for {} s, though the partition ends at {end}", PATIENCE.as_secs());
             return Err(LogError::Unreadable { partition, offset: next, reason });
+        } else {
+            // In time or not: it is looked at again.
+            let _ = tokio::time::timeout(LOOK_EVERY, appended.changed()).await;
         }
         next = fetched.next;
     }

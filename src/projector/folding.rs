@@ -5,7 +5,7 @@ use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
 use crate::event::Record;
-use crate::log::{EventLog, Fetched, LogError};
+use crate::log::{EventLog, Fetched, LOOK_EVERY, LogError};
 use crate::session::Standing;
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
@@ -99,6 +99,7 @@ impl Folding {
                 found => found?,
             };
             let is_last = matches!(found, Found::Last);
+            let look_at = Instant::now() + LOOK_EVERY;
             let command = match found {
                 Found::Nothing | Found::Last => loop {
                     tokio::select! {
@@ -106,6 +107,7 @@ impl Folding {
                         Some(look) = self.looks.recv() => self.tell(look),
                         _ = appended.changed(), if !is_last && !resting => continue 'folding,
                         () = tokio::time::sleep_until(began + FOLD_EVERY), if is_last => continue 'folding,
+                        () = tokio::time::sleep_until(look_at), if !is_last && !resting => continue 'folding,
                     }
                 },
                 Found::More => {

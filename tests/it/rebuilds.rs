@@ -77,7 +77,7 @@ fn a_rebuild_beside_a_server_folds_in_what_came_too_late() {
 /// Counts the rows of a Delta table by its own log again and again until standard input ends: the least and the most, and
 /// how often two files had one row.
 const READER: &str = r#"
-import json, sys, threading
+import json, os, sys, threading
 from deltalake import DeltaTable
 import pyarrow.compute as pc
 ended = threading.Event()
@@ -87,7 +87,9 @@ while not ended.is_set() or not counts:
     rows = DeltaTable(sys.argv[1]).to_pyarrow_dataset().to_table(columns=["session_id"])
     counts.append(rows.num_rows)
     twice += rows.num_rows - len(pc.unique(rows["session_id"]))
-print(json.dumps({"least": min(counts), "looks": len(counts), "twice": twice}))
+print(json.dumps({"least": min(counts), "looks": len(counts), "twice": twice}), flush=True)
+# Threads of pyarrow that are still there when the interpreter is taken down may end it by a signal.
+os._exit(0)
 "#;
 
 /// Writes callbacks and asks queries while servers come and go.

@@ -97,6 +97,37 @@ fn a_rebuild_folds_in_what_came_too_late() {
 }
 
 #[test]
+fn a_rebuild_leaves_the_tables_of_another_log_alone() {
+    let home = Home::new(&[]);
+    home.ok_with(&["import", "--wait", "-"], &few_lines(6).concat());
+    let files = || {
+        let listed = walk(&home.data().join("lake"));
+        listed.into_iter().filter(|path| path.ends_with(".parquet") || path.ends_with(".json")).collect::<Vec<_>>()
+    };
+    let before = files();
+    assert!(!before.is_empty());
+    std::fs::remove_dir_all(home.data().join("log")).unwrap();
+    for args in [&["rebuild"][..], &["rebuild", "--as", "other"]] {
+        let error = home.fails_with(args, b"");
+        assert!(error.contains("events table") && error.contains("log"), "{error}");
+        assert_eq!(files(), before, "{args:?}");
+    }
+}
+
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => paths.extend(walk(&path)),
+            false => paths.push(path.display().to_string()),
+        }
+    }
+    paths.sort();
+    paths
+}
+
+#[test]
 fn a_rebuild_takes_in_a_late_country_however_long_the_log() {
     let line = |kind: &str, user: &str, t_ms: i64, data: serde_json::Value| {
         let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();

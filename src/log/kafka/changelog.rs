@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// A transaction that its process has left open is broken off by the brokers after this; until then nobody can take over
@@ -108,13 +109,18 @@ fn close(
     offsets: TopicPartitionList,
     member: ConsumerGroupMetadata,
 ) -> Result<(), KafkaError> {
-    let (producer, (done, wait)) = (producer.clone(), std::sync::mpsc::channel());
+    let (producer, (done, wait)) = (producer.clone(), mpsc::channel());
     std::thread::spawn(move || {
         // Nobody waits any more where it took too long.
         let _ = done.send(producer.send_offsets_to_transaction(&offsets, &member, PATIENCE));
     });
-    let forgotten = |_| Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
-    wait.recv_timeout(PATIENCE + Duration::from_secs(2)).unwrap_or_else(forgotten)
+    let told = wait.recv_timeout(PATIENCE + Duration::from_secs(2));
+    told.unwrap_or_else(|error| {
+        Err(KafkaError::Global(match error {
+            RecvTimeoutError::Timeout => RDKafkaErrorCode::OperationTimedOut,
+            RecvTimeoutError::Disconnected => RDKafkaErrorCode::Fail,
+        }))
+    })
 }
 
 fn send(producer: &ThreadedProducer<Quiet>, topic: &str, changes: &[StateChange]) -> Result<(), KafkaError> {

@@ -294,7 +294,7 @@ impl Writing {
 /// The client ends every call by itself long before. One that is still out then may never come back: parts of the library
 /// wait without a limit, as when it closes a consumer.
 const LONGEST: Duration = Duration::from_secs(120);
-/// Nobody waits longer than this without a word in the log.
+/// What takes longer than this is told to the log.
 const LONG: Duration = Duration::from_secs(10);
 
 async fn blocking<T: Send + 'static>(
