@@ -237,7 +237,16 @@ mod tests {
                 ..Gateway::default()
             },
             console: Console {
-                tokens: vec![ConsoleToken { name: "x".into(), sha256: [7; 32], scram: None }],
+                tokens: vec![ConsoleToken {
+                    name: "x".into(),
+                    sha256: [7; 32],
+                    scram: None,
+                    role: TokenRole::Operator,
+                    accounts: vec!["x".into()],
+                    data: true,
+                    max_rows: Some(1),
+                    timeout: Some(Span(Duration::from_secs(1))),
+                }],
                 ..Console::default()
             },
             cluster: Cluster {
@@ -332,12 +341,26 @@ mod tests {
         assert_eq!(config.roles.iter().collect::<Vec<_>>(), [Role::Gateway, Role::Query]);
     }
 
+    /// The least that a token is.
+    fn only_asking(name: &str) -> ConsoleToken {
+        ConsoleToken {
+            name: name.into(),
+            sha256: [0x5a; 32],
+            scram: None,
+            role: TokenRole::Viewer,
+            accounts: Vec::new(),
+            data: false,
+            max_rows: None,
+            timeout: None,
+        }
+    }
+
     #[test]
     fn only_a_console_with_tokens_is_reached_from_elsewhere() {
         let tokens = format!("[console]\ntokens = [{}]", token("grafana"));
         let everywhere = [("COUNTERBAT_CONSOLE__LISTEN", "[::]:8081")];
         let config = parse(&tokens, &everywhere).unwrap();
-        assert_eq!(config.console.tokens, [ConsoleToken { name: "grafana".into(), sha256: [0x5a; 32], scram: None }]);
+        assert_eq!(config.console.tokens, [only_asking("grafana")]);
         assert_eq!(parse(&toml::to_string(&config).unwrap(), &[]), Ok(config));
         let by_variable = format!("[{}]", token("grafana"));
         assert!(parse("", &[everywhere[0], ("COUNTERBAT_CONSOLE__TOKENS", &by_variable)]).is_ok());

@@ -95,7 +95,7 @@ pub enum ProjectorError {
 
 impl ProjectorError {
     /// Whether starting over may help without anybody's doing.
-    fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             ProjectorError::Log(error) => error.is_transient(),
             // After a conflict somebody else has what this process thought its own, and the group says what is.
