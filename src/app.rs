@@ -37,6 +37,7 @@ use crate::log::kafka::{self, KafkaLog};
 use crate::log::registry::Registry;
 use crate::log::{EventLog, LogError};
 use crate::metrics::{AccountLabels, Metrics};
+use crate::projector::feed::Feed;
 use crate::projector::{ProjectorError, RebuildError};
 use crate::query::QueryError;
 use crate::session::{Policies, policy::PolicyError};
@@ -175,6 +176,8 @@ struct Base {
     /// Of the log, where it is a topic.
     topic: Option<kafka::Known>,
     policies: Policies,
+    /// What becomes of sessions, for those who follow it.
+    feed: Arc<Feed>,
     dir: DataDir,
 }
 
@@ -195,7 +198,8 @@ impl Base {
             AccountSeries::None => AccountLabels::None,
         };
         let metrics = Arc::new(Metrics::new(labels));
-        Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, topic, policies, dir })
+        let feed = Arc::new(Feed::new(log.partitions()));
+        Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, topic, policies, feed, dir })
     }
 
     async fn lake(&self) -> Result<Arc<Lake>, AppError> {

@@ -143,6 +143,8 @@ pub struct Metrics {
     overlays: HistogramVec,
     overlay_bytes: IntCounter,
     partitions_behind: IntGauge,
+    stream_clients: IntGauge,
+    stream_cut: IntCounter,
 }
 
 impl Metrics {
@@ -273,6 +275,17 @@ impl Metrics {
                     "Bytes of rows that other nodes have laid over the tables",
                 )),
             ),
+            stream_clients: register(
+                r,
+                IntGauge::with_opts(opts("stream_clients", "Clients that follow what becomes of sessions")),
+            ),
+            stream_cut: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "stream_clients_cut_total",
+                    "Clients of the stream that were cut off because they did not read",
+                )),
+            ),
             partitions_behind: register(
                 r,
                 IntGauge::with_opts(opts(
@@ -316,6 +329,8 @@ impl Metrics {
     /// The counters of an account's callbacks. Made once per account and kept by the gateway.
     pub fn callbacks(&self, account: &str) -> Callbacks {
         let label = self.account(account).unwrap_or(OTHER);
+        // A counter that is there from the start has its first increase seen.
+        self.passed_unrecorded.with_label_values(&[label]);
         Callbacks(std::array::from_fn(|n| {
             let event = EVENTS.get(n).copied().unwrap_or(OTHER);
             self.callbacks.with_label_values(&[label, event])
@@ -423,6 +438,16 @@ impl Metrics {
     pub fn overlay_fetched(&self, outcome: &str, bytes: usize, took: Duration) {
         self.overlays.with_label_values(&[outcome]).observe(took.as_secs_f64());
         self.overlay_bytes.inc_by(bytes as u64);
+    }
+
+    /// So many clients more (or fewer) follow what becomes of sessions.
+    pub fn stream_clients(&self, more: i64) {
+        self.stream_clients.add(more);
+    }
+
+    /// One was cut off.
+    pub fn stream_cut(&self) {
+        self.stream_cut.inc();
     }
 
     /// How many partitions a query saw only as they are committed.

@@ -2,6 +2,7 @@
 
 use super::AppError;
 use crate::config::Config;
+use crate::console::cut::{Cut, Cuttable};
 use crate::gateway::tls::{CertificateFiles, Certificates, TlsListener};
 use axum::Router;
 use axum::serve::{Listener, ListenerExt};
@@ -66,16 +67,32 @@ pub(super) fn without_delay(listener: TcpListener) -> impl Listener<Addr = Socke
     })
 }
 
+/// Serves the console: like [`listen`], and its connections can be cut off.
+pub(super) fn listen_console(tcp: TcpListener, router: Router, halted: watch::Receiver<bool>) -> JoinHandle<()> {
+    let service = router.into_make_service_with_connect_info::<Cut>();
+    until_halted(axum::serve(Cuttable(without_delay(tcp)), service).with_graceful_shutdown(is_halted(halted)))
+}
+
 /// Serves until it is time to end, and then what is under way.
 pub(super) fn listen(
     listener: impl Listener<Addr = SocketAddr>,
     router: Router,
-    mut halted: watch::Receiver<bool>,
+    halted: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // The sender goes away only at the end, which is a stop as well.
-        let _ = halted.wait_for(|halt| *halt).await;
-    });
+    until_halted(axum::serve(listener, router).with_graceful_shutdown(is_halted(halted)))
+}
+
+async fn is_halted(mut halted: watch::Receiver<bool>) {
+    // The sender goes away only at the end, which is a stop as well.
+    let _ = halted.wait_for(|halt| *halt).await;
+}
+
+fn until_halted<S>(serving: S) -> JoinHandle<()>
+where
+    S: IntoFuture<Output = std::io::Result<()>>,
+    S::IntoFuture: Send + 'static,
+{
+    let serving = serving.into_future();
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "a listener ended");

@@ -106,6 +106,7 @@ impl Base {
             memory_bytes: config.fold.memory.0,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
+            feed: self.feed.clone(),
         })
     }
 }

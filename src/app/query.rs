@@ -1,7 +1,7 @@
 //! The role `query`: SQL over the tables, with what this process and the others have beyond them.
 
 use super::{AppError, Base};
-use crate::cluster::{self, Client, ClusterSecret, Gathering, Peers, Standings, keep_fresh};
+use crate::cluster::{self, Answering, Client, ClusterSecret, Gathering, Peers, Standings, keep_fresh};
 use crate::config::Role;
 use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
@@ -52,6 +52,12 @@ impl Base {
         Ok(Some(Peers { registry: registry.clone(), client: Client::new(secret)?, instance: self.dir.instance()? }))
     }
 
+    /// Follows what becomes of sessions elsewhere.
+    pub(super) fn follow_changes(&self) -> Result<Option<JoinHandle<()>>, AppError> {
+        let following = |peers| cluster::follow(self.feed.clone(), peers, self.log.id().0.clone());
+        Ok(self.peers()?.map(|peers| tokio::spawn(following(peers))))
+    }
+
     /// Tells how things stand with users.
     pub(super) fn users(&self, projector: Option<&ProjectorHandle>) -> Result<Users, AppError> {
         let standings =
@@ -84,7 +90,8 @@ impl Base {
 
     /// What this process answers others.
     pub(super) fn answers(&self, projector: &ProjectorHandle) -> Result<Router, AppError> {
-        Ok(cluster::router(self.log.id().clone(), projector.clone(), self.cluster_secret()?))
+        let answering = Answering { log: self.log.id().clone(), projector: projector.clone(), feed: self.feed.clone() };
+        Ok(cluster::router(answering, self.cluster_secret()?))
     }
 
     /// Follows what others commit to the tables.

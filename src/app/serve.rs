@@ -3,7 +3,7 @@
 use super::access::{ServerInfo, remove_server_info, write_server_info};
 use super::figures::{watch_disk, watch_figures};
 use super::gateway::{serve_gateway, watch_webhooks};
-use super::listeners::{Public, listen, local, postgres_certificates, without_delay};
+use super::listeners::{Public, listen_console, local, postgres_certificates};
 use super::membership::Member;
 use super::projector::{Running, ended, retain};
 use super::ticks::tick;
@@ -11,6 +11,7 @@ use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::directory::Directory;
 use crate::console::health::Health;
+use crate::console::stream::Stream;
 use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
@@ -74,6 +75,7 @@ pub async fn serve(
         None => None,
     };
     let token = Token::random();
+    let (halt, halted) = watch::channel(false);
     let engine = match lake.clone().filter(|_| has(Role::Query)) {
         Some(lake) => Some(Arc::new(base.engine(lake, projector.as_ref())?)),
         None => None,
@@ -94,14 +96,14 @@ pub async fn serve(
         rebuilds.clone().zip(directory),
         lake.clone(),
         &token,
+        halted.clone(),
     )?;
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
     }
     let gateway = gateway.map(|(_, gateway)| gateway);
 
-    let (halt, halted) = watch::channel(false);
-    let mut serving = vec![listen(without_delay(listeners.console), console, halted.clone())];
+    let mut serving = vec![listen_console(listeners.console, console, halted.clone())];
     let mut chores = Vec::new();
     let postgres = listeners.postgres.zip(engine.clone());
     let postgres_address = postgres.as_ref().map(|(listener, _)| local(listener)).transpose()?;
@@ -120,7 +122,10 @@ pub async fn serve(
         chores.push(retain(&base, projector.clone(), halted.clone()));
     }
     chores.push(watch_disk(base.metrics.clone(), base.dir.path.clone()));
-    chores.extend(engine.map(|engine| watch_figures(&base, engine)));
+    if let Some(engine) = engine {
+        chores.push(watch_figures(&base, engine));
+        chores.extend(base.follow_changes()?);
+    }
     chores.extend(lake.filter(|_| has(Role::Query)).and_then(|lake| base.follow_tables(&lake)));
     let membership = member.map(|member| member.tell(projector.as_ref(), halted));
     let console = format!("http://{console_address}");
@@ -195,6 +200,7 @@ fn open_console(
     rebuilds: Option<(Rebuilds, Directory)>,
     lake: Option<Arc<Lake>>,
     local: &Token,
+    halted: watch::Receiver<bool>,
 ) -> Result<axum::Router, AppError> {
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),
@@ -215,6 +221,12 @@ fn open_console(
     let tokens = &base.config.console.tokens;
     Ok(console::router(Console {
         users: engine.is_some().then(|| base.users(projector)).transpose()?,
+        stream: engine.is_some().then(|| Stream {
+            feed: base.feed.clone(),
+            metrics: base.metrics.clone(),
+            clock: base.clock.clone(),
+            halted,
+        }),
         engine,
         explainer,
         transfer,

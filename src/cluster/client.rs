@@ -1,18 +1,22 @@
 //! Asks other nodes.
 
+use super::following::{AboutChanges, ToldOfChanges};
 use super::standing::{AboutUser, Told};
 use super::wire::{Question, WireError, decode};
 use super::{ANSWER_WITHIN, ClusterSecret};
 use crate::lake::TableName;
 use crate::lake::picture::Overlay;
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The path that a projector answers at.
 pub(super) const OVERLAY: &str = "/internal/v1/overlay";
 /// The path that users are asked about at.
 pub(super) const STANDING: &str = "/internal/v1/standing";
+/// The path that changes of sessions are asked for at.
+pub(super) const CHANGES: &str = "/internal/v1/changes";
 /// Which partitions an answer is of: a list of RFC 8941.
 pub(super) const PARTITIONS: &str = "counterbat-partitions";
 /// The member of a problem document that says what a node may do about it.
@@ -67,13 +71,31 @@ impl Client {
 
     /// Asks the projector at `address` how things stand with a user.
     pub(super) async fn about_user(&self, address: &str, question: &AboutUser) -> Result<Told, AskError> {
+        self.ask_json(address, STANDING, question).await
+    }
+
+    /// Asks the projector at `address` what has become of sessions.
+    pub(super) async fn about_changes(
+        &self,
+        address: &str,
+        question: &AboutChanges,
+    ) -> Result<ToldOfChanges, AskError> {
+        self.ask_json(address, CHANGES, question).await
+    }
+
+    async fn ask_json<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<T, AskError> {
         let trouble = |error: &reqwest::Error| match error.is_timeout() {
             true => AskError::Silent { address: address.to_owned() },
             false => AskError::Unreachable(address.to_owned()),
         };
         let refused = |detail: &str| AskError::Refused { address: address.to_owned(), detail: detail.to_owned() };
-        let url = format!("{}{STANDING}", address.trim_end_matches('/'));
-        // Names and a number: nothing that JSON could not say.
+        let url = format!("{}{path}", address.trim_end_matches('/'));
+        // Names and numbers: nothing that JSON could not say.
         let body = serde_json::to_vec(question).unwrap_or_default();
         let request = self.http.post(url).bearer_auth(self.secret.reveal()).header("content-type", "application/json");
         let response = request.body(body).send().await.map_err(|error| trouble(&error))?;

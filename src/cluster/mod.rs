@@ -7,14 +7,16 @@
 
 mod client;
 mod decide;
+mod following;
 mod gather;
 mod routes;
 mod standing;
 mod wire;
 
 pub use client::{Client, ClientError};
+pub use following::follow;
 pub use gather::{Gathering, Peers, keep_fresh};
-pub use routes::router;
+pub use routes::{Answering, router};
 pub use standing::{StandingError, Standings, Told};
 
 use hmac::{Hmac, Mac};

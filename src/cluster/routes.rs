@@ -1,12 +1,14 @@
 //! What a node answers other nodes: nothing without the secret that they share.
 
 use super::ClusterSecret;
-use super::client::{OVERLAY, PARTITIONS, REASON, STANDING, TOO_OLD, list};
+use super::client::{CHANGES, OVERLAY, PARTITIONS, REASON, STANDING, TOO_OLD, list};
+use super::following::{AboutChanges, TELL_WITHIN, ToldOfChanges};
 use super::standing::{AboutUser, Told as ToldOfUser};
 use super::wire::{Question, encode};
 use crate::console::problem::Problem;
 use crate::event::user_key;
 use crate::log::{LogId, partitioner};
+use crate::projector::feed::Feed;
 use crate::projector::{ProjectorHandle, Told};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -27,15 +29,17 @@ const ARROW: &str = "application/vnd.apache.arrow.stream";
 pub struct Answering {
     pub log: LogId,
     pub projector: ProjectorHandle,
+    pub feed: Arc<Feed>,
 }
 
 /// The routes for other nodes. Without a secret they answer nobody.
-pub fn router(log: LogId, projector: ProjectorHandle, secret: Option<ClusterSecret>) -> Router {
+pub fn router(answering: Answering, secret: Option<ClusterSecret>) -> Router {
     Router::new()
         .route(OVERLAY, post(overlay))
         .route(STANDING, post(standing))
+        .route(CHANGES, post(changes))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
-        .with_state(Arc::new(Answering { log, projector }))
+        .with_state(Arc::new(answering))
         .layer(middleware::from_fn_with_state(Arc::new(secret), authorized))
 }
 
@@ -57,16 +61,21 @@ fn refusal(secret: Option<&ClusterSecret>, headers: &HeaderMap) -> Option<&'stat
     }
 }
 
+fn check_log(node: &Answering, asked: &str) -> Result<(), Problem> {
+    if asked == node.log.0 {
+        return Ok(());
+    }
+    let detail = format!(
+        "it works on log {}, and the query is about log {asked}: nodes of one cluster must name the same topic",
+        node.log
+    );
+    Err(Problem::new(StatusCode::CONFLICT, detail))
+}
+
 async fn overlay(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Response, Problem> {
     let question: Question =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("no question: {error}")))?;
-    if question.log != node.log.0 {
-        let detail = format!(
-            "it works on log {}, and the query is about log {}: nodes of one cluster must name the same topic",
-            node.log, question.log
-        );
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
+    check_log(&node, &question.log)?;
     let mut asked = question.asked();
     let status = node.projector.status();
     // One that cannot be folded on must not hold up the others.
@@ -100,18 +109,38 @@ async fn overlay(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Resp
 async fn standing(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json<ToldOfUser>, Problem> {
     let AboutUser { log, account, user, now_ms } =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("no question: {error}")))?;
-    if log != node.log.0 {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "it works on another log: nodes of one cluster must name the same topic",
-        ));
-    }
+    check_log(&node, &log)?;
     let partitions = u32::try_from(node.projector.status().partitions.len()).unwrap_or(u32::MAX);
     let partition = partitioner::partition(user_key(&account, &user).as_bytes(), partitions);
     let found = node.projector.standing(partition, &account, &user, now_ms).await;
     let found = found.map_err(|error| Problem::unavailable(error.to_string()))?;
     let given_up = || Problem::unavailable("its partition has been given up");
     Ok(Json(ToldOfUser::new(&account, &user, now_ms, &found.ok_or_else(given_up)?)))
+}
+
+/// What has become of sessions, once there is something to tell, or after a while without.
+async fn changes(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json<ToldOfChanges>, Problem> {
+    let AboutChanges { log, after } =
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("no question: {error}")))?;
+    check_log(&node, &log)?;
+    node.feed.want();
+    let mut changed = node.feed.changed();
+    let until = tokio::time::Instant::now() + TELL_WITHIN;
+    loop {
+        changed.borrow_and_update();
+        let owned = node.projector.status().owned();
+        let asked = after.iter().filter(|(partition, _)| owned.contains(partition));
+        let parts = asked.filter_map(|(partition, after)| Some((*partition, node.feed.part(*partition, *after)?)));
+        let told = ToldOfChanges { parts: parts.collect() };
+        let goes_on = |(partition, part): (&u32, &crate::projector::feed::Part)| {
+            after.get(partition).copied().flatten().is_some_and(|(rebuild, _)| rebuild == part.rebuild)
+        };
+        let is_news = told.parts.values().any(|part| !part.batches.is_empty()) || !told.parts.iter().all(goes_on);
+        // The feed is there as long as its process.
+        if is_news || tokio::time::timeout_at(until, changed.changed()).await.is_err() {
+            return Ok(Json(told));
+        }
+    }
 }
 
 #[cfg(test)]

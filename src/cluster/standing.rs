@@ -10,6 +10,7 @@ use crate::projector::{ProjectorError, ProjectorHandle};
 use crate::session::Standing;
 use crate::session::row::SessionRow;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Asks about users.
 pub struct Standings {
@@ -21,10 +22,12 @@ pub struct Standings {
 }
 
 /// How things stand with a user, as it is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Standing)]
 pub struct Told {
     pub account: String,
     pub user_id: String,
+    #[schema(required)]
     pub country: Option<String>,
     /// RFC 3339, UTC.
     pub as_of: String,
@@ -34,7 +37,7 @@ pub struct Told {
 }
 
 /// An open session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenSession {
     pub session_id: String,
     /// `service` or `paid`.
@@ -49,15 +52,19 @@ pub struct OpenSession {
 }
 
 /// What a message to the user would be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quoted {
     /// `in_service`, `in_paid` or `out_of_session`.
     pub expected: String,
     /// `None` where that is a matter of how many free messages the month has left.
+    #[schema(required)]
     pub is_free: Option<bool>,
+    #[schema(required)]
     pub until: Option<String>,
     /// Of one that is charged, as a decimal number; `None` where none is known.
+    #[schema(required)]
     pub price: Option<String>,
+    #[schema(required)]
     pub currency: Option<String>,
     /// How many messages out of sessions are free in a UTC month.
     pub free_per_month: u64,

@@ -37,7 +37,7 @@ pub fn router(accounts: Accounts, gateway: Gateway) -> Router {
 }
 
 /// Asks for an account.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAccount {
     pub name: String,
@@ -49,7 +49,7 @@ pub struct NewAccount {
 }
 
 /// Asks for a change; what is missing stays, and a limit of null goes back to the default.
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,11 +59,12 @@ pub struct AccountChange {
 }
 
 /// Asks for another token.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotation {
     pub token: String,
     #[serde(default = "keep_old")]
+    #[schema(value_type = String, example = "24h")]
     pub keep_old: Span,
 }
 
@@ -76,15 +77,24 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32
     Option::deserialize(deserializer).map(Some)
 }
 
-async fn list(State(accounts): State<Accounts>) -> Result<Json<Vec<AccountSummary>>, Problem> {
+/// The bots.
+#[utoipa::path(get, path = ROUTES[0], tag = "operate", responses((status = 200, description = "All of them", body = Vec<AccountSummary>), Problem))]
+pub(super) async fn list(State(accounts): State<Accounts>) -> Result<Json<Vec<AccountSummary>>, Problem> {
     carry_out(move || Ok(accounts.list())).await.map(Json)
 }
 
-async fn show(State(accounts): State<Accounts>, Path(name): Path<String>) -> Result<Json<AccountSummary>, Problem> {
+/// One bot.
+#[utoipa::path(get, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 200, description = "The bot", body = AccountSummary), Problem))]
+pub(super) async fn show(
+    State(accounts): State<Accounts>,
+    Path(name): Path<String>,
+) -> Result<Json<AccountSummary>, Problem> {
     carry_out(move || accounts.show(&name)).await.map(Json)
 }
 
-async fn add(State(accounts): State<Accounts>, body: Body) -> Result<impl IntoResponse, Problem> {
+/// Takes in a bot.
+#[utoipa::path(post, path = ROUTES[0], tag = "operate", request_body = NewAccount, responses((status = 201, description = "It is taken in", body = AccountSummary), Problem))]
+pub(super) async fn add(State(accounts): State<Accounts>, body: Body) -> Result<impl IntoResponse, Problem> {
     let NewAccount { name, token, policy, limit } =
         parsed(body, r#"{"name":"…","token":"…"} with policy (a text) and limit (a number) or without"#)?;
     let place = format!("/api/v1/accounts/{name}");
@@ -92,7 +102,9 @@ async fn add(State(accounts): State<Accounts>, body: Body) -> Result<impl IntoRe
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(added)))
 }
 
-async fn adjust(
+/// Pauses a bot, or lets it go on, or changes its limit.
+#[utoipa::path(patch, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), request_body = AccountChange, responses((status = 200, description = "It is changed", body = AccountSummary), Problem))]
+pub(super) async fn adjust(
     State(accounts): State<Accounts>,
     Path(name): Path<String>,
     body: Body,
@@ -101,7 +113,9 @@ async fn adjust(
     carry_out(move || accounts.adjust(&name, Adjustment { paused, limit })).await.map(Json)
 }
 
-async fn rotate(
+/// Gives a bot another token.
+#[utoipa::path(post, path = ROUTES[2], tag = "operate", params(("name" = String, Path)), request_body = Rotation, responses((status = 200, description = "It has another", body = AccountSummary), Problem))]
+pub(super) async fn rotate(
     State(accounts): State<Accounts>,
     Path(name): Path<String>,
     body: Body,
@@ -111,7 +125,9 @@ async fn rotate(
     carry_out(move || accounts.rotate(&name, &token, keep_old.0)).await.map(Json)
 }
 
-async fn remove(
+/// Lets a bot go; what is recorded of it stays.
+#[utoipa::path(delete, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 204, description = "It is gone"), Problem))]
+pub(super) async fn remove(
     State((accounts, gateway)): State<(Accounts, Gateway)>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {

@@ -19,6 +19,7 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 /// A broadcast has many receivers: so many of those that have a token are told.
 const USERS: usize = 20;
@@ -29,8 +30,9 @@ const COLUMNS: &str = "partition, \"offset\", appended_at, event_id, origin, typ
                        disposition, data, data_base64, signature";
 
 /// What is to be explained.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Wish {
     /// An event id, a message token, a session id or a user id.
     pub q: String,
@@ -40,8 +42,9 @@ pub struct Wish {
 }
 
 /// The stories of all users it has to do with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Explanation {
+    #[schema(value_type = Vec<Object>)]
     pub stories: Vec<Story>,
     /// Users beside these.
     pub more: usize,
@@ -224,7 +227,9 @@ pub fn router(explainer: Explainer) -> Router {
     Router::new().route("/api/v1/explain", get(explain)).with_state(explainer)
 }
 
-async fn explain(
+/// What became of an event, a message, a session or a user, and why, with the same in sentences.
+#[utoipa::path(get, path = ROUTES[0], tag = "ask", params(Wish), responses((status = 200, description = "The stories of all users it has to do with", body = Explanation), Problem))]
+pub(super) async fn explain(
     State(explainer): State<Explainer>,
     wish: Result<Query<Wish>, QueryRejection>,
 ) -> Result<Json<Explanation>, Problem> {

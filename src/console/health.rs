@@ -1,5 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`: for whatever watches the process.
 
+use super::problem::Problem;
 use crate::gateway::Gateway;
 use crate::lake::Lake;
 use crate::log::EventLog;
@@ -10,8 +11,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::json;
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// More records than this that wait to be folded are a backlog: answers would come late.
 const MAX_LAG: u64 = 100_000;
@@ -29,7 +31,7 @@ pub struct Health {
 
 /// `/healthz` and `/readyz`.
 pub fn router(health: Health) -> Router {
-    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready)).with_state(health)
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(ready)).with_state(health)
 }
 
 /// Where the metrics are.
@@ -100,15 +102,40 @@ impl Health {
     }
 }
 
-async fn ready(State(health): State<Health>) -> Response {
+/// Whether the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "watch", security(()), responses((status = 200, description = "It does", body = String, content_type = "text/plain")))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether work goes on as it should.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ready {
+    ready: bool,
+    /// Why not, in words.
+    reasons: Vec<String>,
+    /// Whether rows were made under policies or prices that are others now.
+    rebuild_needed: bool,
+}
+
+/// Whether work goes on as it should.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "watch",
+    security(()),
+    responses((status = 200, description = "It does", body = Ready), (status = 503, description = "It does not", body = Ready))
+)]
+pub(super) async fn ready(State(health): State<Health>) -> Response {
     let reasons = health.complaints().await;
     let rebuild_needed = health.projector.is_some_and(|projector| projector.status().is_outdated());
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "rebuild_needed": rebuild_needed })))
-        .into_response()
+    (status, Json(Ready { ready: reasons.is_empty(), reasons, rebuild_needed })).into_response()
 }
 
-async fn render(State(metrics): State<Arc<Metrics>>) -> Response {
+/// The metrics, as Prometheus takes them.
+#[utoipa::path(get, path = METRICS, tag = "watch", responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"), Problem))]
+pub(super) async fn render(State(metrics): State<Arc<Metrics>>) -> Response {
     match metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

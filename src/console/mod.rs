@@ -4,14 +4,17 @@
 //! somebody else makes a browser send. Health is told to everybody.
 
 pub mod accounts;
+pub mod cut;
 pub mod directory;
 pub mod explain;
 pub mod health;
+pub mod openapi;
 pub mod problem;
 pub mod rebuilds;
 pub mod redeliver;
 pub mod sessions;
 pub mod sql;
+pub mod stream;
 pub mod tokens;
 pub mod transfer;
 pub mod users;
@@ -35,6 +38,7 @@ use health::Health;
 use problem::Problem;
 use std::sync::Arc;
 use std::time::Instant;
+use stream::Stream;
 use tokens::Tokens;
 use transfer::Transfer;
 use users::Users;
@@ -46,6 +50,7 @@ pub struct Console {
     pub verifier: Option<Verifier>,
     pub explainer: Option<Explainer>,
     pub users: Option<Users>,
+    pub stream: Option<Stream>,
     pub rebuilds: Option<(Rebuilds, Directory)>,
     pub gateway: Option<(Accounts, Gateway)>,
     pub health: Health,
@@ -55,7 +60,8 @@ pub struct Console {
 
 /// All routes of the listener.
 pub fn router(console: Console) -> Router {
-    let Console { engine, transfer, verifier, explainer, users, rebuilds, gateway, health, metrics, tokens } = console;
+    let Console { engine, transfer, verifier, explainer, users, stream, rebuilds, gateway, health, metrics, tokens } =
+        console;
     let redelivery = match (&engine, &gateway) {
         (Some(engine), Some((_, gateway))) => {
             redeliver::router(redeliver::Parts { engine: engine.clone(), gateway: gateway.clone() })
@@ -68,6 +74,7 @@ pub fn router(console: Console) -> Router {
         .merge(engine.map_or_else(|| lacking("query", sql::ROUTES), sql::router))
         .merge(redelivery)
         .merge(transfer.map_or_else(|| lacking("projector", transfer::ROUTES), transfer::router))
+        .merge(stream.map_or_else(|| lacking("query", stream::ROUTES), stream::router))
         .merge(users.map_or_else(|| lacking("query", users::ROUTES), users::router))
         .merge(explainer.map_or_else(|| lacking("query", explain::ROUTES), explain::router))
         .merge(verifier.map_or_else(|| lacking("projector", verify::ROUTES), verify::router))
@@ -81,7 +88,7 @@ pub fn router(console: Console) -> Router {
         })
         .merge(health::metrics(metrics.clone()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address"));
-    let open = health::router(health);
+    let open = health::router(health).merge(openapi::router());
     let routes = match tokens {
         // A page of somebody else has no token.
         Some(tokens) => tokens.guard(closed).merge(open),

@@ -4,6 +4,9 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 /// What went wrong, as `application/problem+json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,32 @@ impl Problem {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Problem {
         self.extra.insert(name.to_owned(), value.into());
         self
+    }
+}
+
+/// A problem as it is written (RFC 9457).
+#[derive(ToSchema)]
+#[schema(as = Problem)]
+#[expect(dead_code, reason = "it describes what IntoResponse writes")]
+pub struct Document {
+    /// The kind of problem, the same each time.
+    title: String,
+    /// That of the response.
+    status: u16,
+    /// What it is this time, in words.
+    detail: String,
+}
+
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let problem = |description: &str| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+            let response = ResponseBuilder::new().description(description).content("application/problem+json", content);
+            RefOr::T(response.build())
+        };
+        [("4XX", "What is asked for cannot be had, and why"), ("5XX", "It cannot be had now, or not here, and why")]
+            .map(|(status, description)| (status.to_owned(), problem(description)))
+            .into()
     }
 }
 

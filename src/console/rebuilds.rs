@@ -24,12 +24,15 @@ pub fn router(rebuilds: Rebuilds, directory: Directory) -> Router {
         .merge(asking)
 }
 
-async fn list(State(rebuilds): State<Rebuilds>) -> Result<Json<Listing>, Problem> {
+/// The last rebuilds, and the generations that are kept beside the live tables.
+#[utoipa::path(get, path = ROUTES[0], tag = "operate", responses((status = 200, description = "All there are", body = Listing), Problem))]
+pub(super) async fn list(State(rebuilds): State<Rebuilds>) -> Result<Json<Listing>, Problem> {
     Ok(Json(rebuilds.list().await?))
 }
 
 /// Begins one; how it goes is told by its own address. Nothing at all asks for the same as `{}`.
-async fn ask(
+#[utoipa::path(post, path = ROUTES[0], tag = "operate", request_body = Wish, responses((status = 202, description = "It is begun", body = Report), Problem))]
+pub(super) async fn ask(
     State((rebuilds, directory)): State<(Rebuilds, Directory)>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Report>), Problem> {
@@ -48,11 +51,15 @@ async fn ask(
     Ok((StatusCode::ACCEPTED, Json(rebuilds.ask(wish).await?)))
 }
 
-async fn one(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<Json<Report>, Problem> {
+/// How a rebuild goes.
+#[utoipa::path(get, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 200, description = "How it goes", body = Report), Problem))]
+pub(super) async fn one(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<Json<Report>, Problem> {
     Ok(Json(rebuilds.get(&name)?))
 }
 
-async fn remove(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+/// Gives a rebuild up, or removes a generation that is kept.
+#[utoipa::path(delete, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 204, description = "It is removed"), Problem))]
+pub(super) async fn remove(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     rebuilds.drop(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

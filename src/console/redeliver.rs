@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Which callbacks: of this account, received in `[from, to)`.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Redelivery)]
 pub struct Wish {
     pub account: String,
     /// RFC 3339, or a date.
@@ -36,7 +37,8 @@ pub struct Wish {
 }
 
 /// How far a redelivery is, and at its end how it went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
+#[schema(as = RedeliveryProgress)]
 pub struct Progress {
     pub total: u64,
     /// The bot answered with success.
@@ -185,7 +187,12 @@ pub fn router(parts: Parts) -> Router {
 }
 
 /// Answers with lines of [`Progress`]; the last one is `done`. A client that leaves ends it.
-async fn redeliver(State(parts): State<Parts>, wish: Result<Json<Wish>, JsonRejection>) -> Result<Response, Problem> {
+/// Sends recorded callbacks to their bot again.
+#[utoipa::path(post, path = ROUTES[0], tag = "operate", request_body = Wish, responses((status = 200, description = "Lines that tell how far it is; the last one has done = true", content_type = "application/x-ndjson", body = String), Problem))]
+pub(super) async fn redeliver(
+    State(parts): State<Parts>,
+    wish: Result<Json<Wish>, JsonRejection>,
+) -> Result<Response, Problem> {
     let Json(wish) = wish?;
     let redelivery = Redelivery::start(&parts.engine, parts.gateway, &wish).await?;
     let lines = stream::try_unfold(Some(redelivery), |redelivery| async move {

@@ -4,6 +4,7 @@ use super::problem::Problem;
 use super::sql::FRESHNESS;
 use crate::event::check_account_name;
 use crate::event::time::{format_us, parse_time_us};
+use crate::projector::feed::Session;
 use crate::query::output::{Format, Writer};
 use crate::query::{Asker, Engine};
 use axum::Router;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 /// Sessions of a page, where nothing is said, and at most.
 const PAGE: (usize, usize) = (100, 1000);
@@ -34,19 +36,23 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 /// Which sessions.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
-struct Filter {
+#[into_params(parameter_in = Query)]
+pub(super) struct Filter {
     account: Option<String>,
     user_id: Option<String>,
     /// `service` or `paid`.
+    #[param(pattern = "^(service|paid)$")]
     kind: Option<String>,
     /// `open`, `closed` or `settled`.
+    #[param(pattern = "^(open|closed|settled)$")]
     state: Option<String>,
     /// RFC 3339, or a date in UTC: opened then or later.
     from: Option<String>,
     /// Opened before.
     to: Option<String>,
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,
@@ -116,7 +122,39 @@ fn read_cursor(cursor: &str) -> Option<(i64, String)> {
     is_id.then_some((us.parse().ok()?, id.to_owned()))
 }
 
-async fn list(
+/// A page of sessions.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `list` writes")]
+pub(super) struct Sessions {
+    sessions: Vec<Session<'static>>,
+    /// The `cursor` of the next page; null at the last one.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// A session, and what happened in it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `one` writes")]
+pub(super) struct SessionTold {
+    session: Session<'static>,
+    timeline: Vec<Happened>,
+}
+
+/// Something that happened to a user.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes a row of user_timeline")]
+pub(super) struct Happened {
+    at: String,
+    what: String,
+    #[schema(required)]
+    message_token: Option<String>,
+    #[schema(required)]
+    detail: Option<String>,
+}
+
+/// Sessions page by page, the newest first.
+#[utoipa::path(get, path = ROUTES[0], tag = "ask", params(Filter), responses((status = 200, description = "A page", body = Sessions), Problem))]
+pub(super) async fn list(
     State(engine): State<Arc<Engine>>,
     asker: Option<Extension<Arc<Asker>>>,
     filter: Result<Query<Filter>, QueryRejection>,
@@ -135,7 +173,9 @@ async fn list(
     Ok(answer(&json!({ "sessions": sessions, "next": next }), freshness))
 }
 
-async fn one(
+/// One session, and what happened in it.
+#[utoipa::path(get, path = ROUTES[1], tag = "ask", params(("id" = String, Path, description = "`session_id`")), responses((status = 200, description = "The session", body = SessionTold), Problem))]
+pub(super) async fn one(
     State(engine): State<Arc<Engine>>,
     asker: Option<Extension<Arc<Asker>>>,
     Path(id): Path<String>,

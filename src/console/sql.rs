@@ -15,6 +15,7 @@ use axum::routing::post;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 const LONGEST_REQUEST: usize = 1 << 20;
 
@@ -38,9 +39,11 @@ pub fn router(engine: Arc<Engine>) -> Router {
     Router::new().route("/api/v1/sql", post(answer)).layer(DefaultBodyLimit::max(LONGEST_REQUEST)).with_state(engine)
 }
 
-#[derive(Deserialize)]
+/// A query.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Request {
+#[schema(as = Query)]
+pub(super) struct Request {
     sql: String,
     /// Of the one table that it reads.
     #[serde(default)]
@@ -64,7 +67,28 @@ impl Request {
     }
 }
 
-async fn answer(
+/// Answers a query as it is found; the form is the one that `accept` likes best.
+#[utoipa::path(
+    post,
+    path = ROUTES[0],
+    tag = "ask",
+    request_body = Request,
+    responses(
+        (
+            status = 200,
+            description = "The rows",
+            headers(("counterbat-freshness" = String, description = "Up to when the rows are there (RFC 8941)")),
+            content(
+                (Vec<serde_json::Value> = "application/json"),
+                ("application/x-ndjson"),
+                ("text/csv"),
+                ("application/vnd.apache.arrow.stream"),
+            )
+        ),
+        Problem
+    )
+)]
+pub(super) async fn answer(
     State(engine): State<Arc<Engine>>,
     asker: Option<Extension<Arc<Asker>>>,
     headers: HeaderMap,

@@ -2,7 +2,7 @@
 //! machine. Viewers ask; the rest is for operators.
 
 use super::problem::Problem;
-use super::{explain, health, sessions, sql, users};
+use super::{explain, health, sessions, sql, stream, users};
 use crate::config::{ConsoleToken, Scram, TokenRole};
 use crate::query::{Asker, Sight};
 use axum::Router;
@@ -133,7 +133,7 @@ impl Known {
     /// Why it may not ask at this route, where it may not.
     fn refusal(&self, route: &str) -> Option<&'static str> {
         // Nothing is at an address without a route.
-        let asks = [sql::ROUTES, sessions::ROUTES, users::ROUTES].concat();
+        let asks = [sql::ROUTES, sessions::ROUTES, users::ROUTES, stream::ROUTES].concat();
         if self.role == TokenRole::Operator || route.is_empty() || asks.contains(&route) {
             return None;
         }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
+use utoipa::{IntoParams, ToSchema};
 
 /// Bad lines told one by one in the answer; more are only counted.
 const SKIPPED_SHOWN: usize = 1000;
@@ -44,14 +45,19 @@ pub fn router(transfer: Transfer) -> Router {
         .with_state(transfer)
 }
 
-#[derive(Debug, Deserialize)]
+/// How events are taken in.
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ImportQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct ImportQuery {
+    /// Takes those too that only a rebuild folds in.
     #[serde(default, deserialize_with = "flag")]
     late: bool,
     #[serde(default, deserialize_with = "flag")]
+    /// Answers when the tables have them.
     wait: bool,
     #[serde(default, deserialize_with = "flag")]
+    /// Sets lines aside that are no event.
     skip_bad: bool,
     /// Number of the body's first line, for a file sent in pieces.
     #[serde(default = "first_line")]
@@ -70,8 +76,10 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Answer {
+/// What an import did.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Imported)]
+pub(super) struct Answer {
     #[serde(flatten)]
     summary: Summary,
     /// The bad lines that were set aside, the first of them.
@@ -79,13 +87,16 @@ struct Answer {
     skipped: Vec<SkippedLine>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+/// A line that is no event.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct SkippedLine {
     line: u64,
     reason: String,
 }
 
-async fn import(
+/// Appends events, a line each, as `export` writes them.
+#[utoipa::path(post, path = ROUTES[0], tag = "operate", params(ImportQuery), request_body(content = String, content_type = "application/x-ndjson"), responses((status = 200, description = "All are in the log", body = Answer), Problem))]
+pub(super) async fn import(
     State(transfer): State<Transfer>,
     query: Result<Query<ImportQuery>, QueryRejection>,
     body: Body,
@@ -195,10 +206,14 @@ impl Read for BodyReader {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// Which events.
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ExportQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct ExportQuery {
+    /// RFC 3339, or a date in UTC: received then or later.
     from: Option<String>,
+    /// Received before.
     to: Option<String>,
     account: Option<String>,
 }
@@ -217,7 +232,9 @@ impl ExportQuery {
     }
 }
 
-async fn export(
+/// All events of the log, a line each, by partition.
+#[utoipa::path(get, path = ROUTES[1], tag = "operate", params(ExportQuery), responses((status = 200, description = "The events", content_type = "application/x-ndjson", body = String), Problem))]
+pub(super) async fn export(
     State(transfer): State<Transfer>,
     query: Result<Query<ExportQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {

@@ -13,6 +13,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 use std::sync::Arc;
+use utoipa::IntoParams;
 
 /// The wall clock, in µs since the epoch.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -34,16 +35,19 @@ pub fn router(users: Users) -> Router {
 }
 
 /// Whom a message would be for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Receiver {
+#[into_params(parameter_in = Query)]
+pub(super) struct Receiver {
     account: String,
     user_id: String,
 }
 
 type Sight = Option<Extension<Arc<Asker>>>;
 
-async fn user(
+/// How things stand with a user now.
+#[utoipa::path(get, path = ROUTES[0], tag = "ask", params(("account" = String, Path), ("user" = String, Path)), responses((status = 200, description = "How things stand", body = Told), Problem))]
+pub(super) async fn user(
     State(users): State<Users>,
     asker: Sight,
     Path((account, user)): Path<(String, String)>,
@@ -51,7 +55,9 @@ async fn user(
     Ok(Json(users.told(&account, &user, &asker).await?))
 }
 
-async fn quote(
+/// What a message to a user would be now, and what it would cost.
+#[utoipa::path(get, path = ROUTES[1], tag = "ask", params(Receiver), responses((status = 200, description = "How things stand", body = Told), Problem))]
+pub(super) async fn quote(
     State(users): State<Users>,
     asker: Sight,
     receiver: Result<Query<Receiver>, QueryRejection>,

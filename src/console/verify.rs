@@ -15,6 +15,7 @@ use serde::Deserialize;
 use std::convert::Infallible;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use utoipa::IntoParams;
 
 /// The routes.
 pub const ROUTES: &[&str] = &["/api/v1/verify"];
@@ -27,9 +28,11 @@ pub fn router(verifier: Verifier) -> Router {
     Router::new().route("/api/v1/verify", post(verify)).with_state(verifier)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+#[into_params(parameter_in = Query)]
+pub(super) struct Wish {
+    /// Rows that are named of a day that differs; 5 where nothing is said.
     #[serde(default = "named")]
     rows: usize,
 }
@@ -39,7 +42,8 @@ fn named() -> usize {
 }
 
 /// Answers with lines of [`Told`]; the last one is `done` or `failed`. A client that leaves ends it.
-async fn verify(
+#[utoipa::path(post, path = ROUTES[0], tag = "operate", params(Wish), responses((status = 200, description = "Lines of progress, findings and records that came too late; the last one is `done` or `failed`", content_type = "application/x-ndjson", body = String), Problem))]
+pub(super) async fn verify(
     State(verifier): State<Verifier>,
     wish: Result<Query<Wish>, QueryRejection>,
 ) -> Result<Response, Problem> {

@@ -21,7 +21,7 @@ const RESERVED: [&str; 5] = ["public", "live", "information_schema", "pg_catalog
 const LONGEST_NAME: usize = 63;
 
 /// What a kept generation was made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GenerationInfo {
     pub name: String,
     /// µs since the epoch, UTC, like the other times.

@@ -1,5 +1,6 @@
 //! What one folded batch changed.
 
+use super::feed::Change;
 use crate::metrics::Tally;
 use crate::state::overlay::{LaidRow, OverlayKey};
 use arrow::array::RecordBatch;
@@ -23,4 +24,6 @@ pub(super) struct Delta {
     pub events: Option<RecordBatch>,
     pub rows: Vec<Laying>,
     pub tally: Tally,
+    /// What became of sessions, where the fold is to tell.
+    pub changes: Vec<Change>,
 }

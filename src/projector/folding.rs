@@ -1,6 +1,8 @@
 //! The task that folds one partition: reads, folds, shows what changed.
 
 use super::commit::{Command, Frozen};
+use super::delta::Delta;
+use super::feed::{Batch, Part};
 use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
@@ -163,6 +165,24 @@ impl Folding {
         }
     }
 
+    /// Shows what a batch changed, which began at `from`, and then tells of it: who hears of it finds it.
+    fn publish(&mut self, from: u64, mut delta: Delta, end: u64) {
+        let (changes, position) = (std::mem::take(&mut delta.changes), delta.position);
+        self.live.publish(delta, end);
+        let feed = &self.settings.feed;
+        if !feed.is_wanted() {
+            return;
+        }
+        let rebuild = self.worker.rebuild();
+        let open = match feed.goes_on(self.partition, rebuild, from) {
+            true if changes.is_empty() => Vec::new(),
+            true => self.worker.open_sessions(Some(&changes)),
+            false => self.worker.open_sessions(None),
+        };
+        let batches = vec![Batch { position, changes }];
+        feed.take(self.partition, Part { rebuild, from, to: position, batches, open });
+    }
+
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
@@ -176,7 +196,7 @@ impl Folding {
         self.settings.metrics.lag(self.partition, lag, seconds);
         if records.is_empty() && next > from {
             let delta = self.worker.pass(next)?;
-            self.live.publish(delta, end);
+            self.publish(from, delta, end);
             return Ok(Found::Nothing);
         }
         if records.is_empty() {
@@ -189,9 +209,10 @@ impl Folding {
             return Ok(Found::Nothing);
         }
         self.meet(&records).await?;
+        self.worker.tell_changes(self.settings.feed.is_wanted());
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
-        self.live.publish(delta, end);
+        self.publish(from, delta, end);
         self.tell_outdated();
         Ok(if lag > 0 { Found::More } else { Found::Last })
     }

@@ -63,8 +63,9 @@ impl From<crate::state::StateError> for RebuildError {
 }
 
 /// What a rebuild is to be like.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Rebuild)]
 pub struct Wish {
     /// The name it is kept under beside the live tables; without, it takes their place.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +173,7 @@ impl Scope {
 }
 
 /// How a rebuild stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// What there is of it is removed, all of it, before it is begun anew or given up.
@@ -188,7 +189,7 @@ pub enum Phase {
 }
 
 /// How far the events go that a rebuild has folded.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reach {
     pub events: u64,
     /// When the newest was appended, in µs.
@@ -200,7 +201,7 @@ pub struct Reach {
 }
 
 /// A rebuild.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Job {
     pub name: String,
     pub wish: Wish,

@@ -9,6 +9,7 @@ mod bulk;
 mod by_user;
 mod commit;
 mod delta;
+pub mod feed;
 mod folding;
 mod handle;
 mod hold;
@@ -40,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::session::outline::Outline;
 use crate::session::{Outlines, Policies, PolicyChain, Prices, Terms};
 use crate::state::StateError;
+use feed::Feed;
 use futures::future::BoxFuture;
 use live::Live;
 use std::path::PathBuf;
@@ -141,6 +143,8 @@ pub struct Settings {
     pub metrics: Arc<Metrics>,
     /// µs since the epoch, UTC.
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Told what becomes of sessions.
+    pub feed: Arc<Feed>,
 }
 
 impl Settings {

@@ -29,7 +29,7 @@ const ROUNDS: usize = 20;
 const SIDE_BY_SIDE: usize = 2;
 
 /// What a rebuild tells while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Progress {
     /// Records gone through, of how many.

@@ -51,6 +51,7 @@ fn settings(log: &dyn EventLog) -> Settings {
         memory_bytes: 64 << 20,
         metrics: Arc::new(Metrics::new(AccountLabels::All)),
         clock: Arc::new(now_us),
+        feed: Arc::new(Feed::new(log.partitions())),
     }
 }
 

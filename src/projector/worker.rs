@@ -4,6 +4,7 @@
 //! that batch are the *frozen* layer. What is in neither is read from the state.
 
 use super::delta::{Delta, Laying};
+use super::feed::{Change, Open};
 use super::{ProjectorError, Settings};
 use crate::event::{Disposition, Fact, Origin, Reading, Record, read};
 use crate::lake::rows::{EventRow, EventRows};
@@ -53,6 +54,8 @@ pub(super) struct Worker {
     bytes: usize,
     /// Whether a record in a wrong partition was told of.
     told_misplaced: bool,
+    /// Whether deltas tell what became of sessions.
+    tells: bool,
 }
 
 /// A user taken up by the batch at hand, with its rows as they were shown last.
@@ -76,6 +79,7 @@ impl Worker {
             policies: 0,
             bytes: 0,
             told_misplaced: false,
+            tells: false,
         }
     }
 
@@ -83,6 +87,23 @@ impl Worker {
     pub fn go_by(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
         self.terms.clear();
+    }
+
+    /// Has deltas tell what became of sessions, or not.
+    pub fn tell_changes(&mut self, tells: bool) {
+        self.tells = tells;
+    }
+
+    /// The rebuild of the tables that the rows belong to.
+    pub fn rebuild(&self) -> i64 {
+        self.mark.rebuild
+    }
+
+    /// How many sessions are open: of the accounts of these changes, or of all.
+    pub fn open_sessions(&self, of: Option<&[Change]>) -> Open {
+        let is_asked = |account: &str| of.is_none_or(|changes| changes.iter().any(|change| change.account == account));
+        let open = self.open.iter().filter(|((account, _), _)| is_asked(account));
+        open.map(|((account, kind), n)| (account.into(), kind.as_str().into(), *n)).collect()
     }
 
     /// The next offset to fold.
@@ -259,7 +280,7 @@ impl Worker {
         events: EventRows,
         mut tally: Tally,
     ) -> Result<Delta, ProjectorError> {
-        let mut rows = Vec::new();
+        let (mut rows, mut changes) = (Vec::new(), Vec::new());
         if let Some(watermark_ms) = self.mark.watermark_ms {
             for key in self.serve(watermark_ms)? {
                 if touched.contains_key(&key) {
@@ -272,7 +293,7 @@ impl Worker {
                 touched.insert(key, Touched { entry, before });
             }
             for (key, touched) in touched {
-                self.settle(key, touched, watermark_ms, &mut rows, &mut tally);
+                self.settle(key, touched, watermark_ms, (&mut rows, &mut changes, &mut tally));
             }
             self.mark.served_ms = Some(watermark_ms);
         }
@@ -285,6 +306,7 @@ impl Worker {
             events,
             rows,
             tally,
+            changes,
         })
     }
 
@@ -309,7 +331,13 @@ impl Worker {
         Ok(due)
     }
 
-    fn settle(&mut self, key: UserKey, touched: Touched, watermark_ms: i64, rows: &mut Vec<Laying>, tally: &mut Tally) {
+    fn settle(
+        &mut self,
+        key: UserKey,
+        touched: Touched,
+        watermark_ms: i64,
+        (rows, changes, tally): (&mut Vec<Laying>, &mut Vec<Change>, &mut Tally),
+    ) {
         let Some((account, user)) = split_user_key(&key) else { return };
         let terms = self.terms(account);
         let Touched { mut entry, before } = touched;
@@ -320,6 +348,9 @@ impl Worker {
                 changed.after.cloned().map_or(LaidRow::Gone, LaidRow::Session)
             });
             self.count_session(account, changed.before, changed.after, tally);
+            if self.tells {
+                changes.extend(Change::of(&key, changed.before, changed.after));
+            }
         }
         for changed in change::messages(&before, &after) {
             let id =

@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const PARSED_AHEAD: usize = 4;
 
 /// What an import did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Summary {
     /// Lines read, blank ones included.
     pub lines: u64,

@@ -1,7 +1,7 @@
 //! Runs the binary: commands on a data directory, and servers that are asked, stopped and killed.
 
 use hmac::{Hmac, Mac};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -439,4 +439,14 @@ pub fn golden(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     flate2::read::MultiGzDecoder::new(file).read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// A token made by the command, and its entry in the config.
+pub fn token(home: &Home, args: &[&str]) -> (String, String) {
+    let made = home.ok(&[&["token", "new"], args, &["--json"]].concat());
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let Value::Object(mut entry) = made else { panic!("{made}") };
+    let Some(Value::String(token)) = entry.remove("token") else { panic!("no token") };
+    let keys = entry.iter().filter(|(_, value)| **value != json!([])).map(|(key, value)| format!("{key} = {value}"));
+    (token, format!("{{ {} }}", keys.collect::<Vec<_>>().join(", ")))
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 const LISTEN: &str = r#"postgres.listen = "127.0.0.1:0""#;
 
 /// A client with the address of a server in its environment, where libpq looks for it.
-fn with_server(mut command: Command, server: &Server) -> Command {
+pub fn with_server(mut command: Command, server: &Server) -> Command {
     let (host, port) = server.postgres.rsplit_once(':').unwrap();
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);

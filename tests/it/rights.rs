@@ -1,7 +1,7 @@
 //! What a token shows: rows of its accounts, with data or without, whatever is tried to see more.
 
 use super::generate::MARCH_MS;
-use super::harness::{Home, Reply, Server, http, message_body, only_number, request, until};
+use super::harness::{Home, Reply, Server, http, message_body, only_number, request, token, until};
 use serde_json::{Value, json};
 
 const EACH: u64 = 20;
@@ -31,16 +31,6 @@ fn lines() -> Vec<u8> {
         }
     }
     lines.into_bytes()
-}
-
-/// A token made by the command, and its entry in the config.
-fn token(home: &Home, args: &[&str]) -> (String, String) {
-    let made = home.ok(&[&["token", "new"], args, &["--json"]].concat());
-    let made: Value = serde_json::from_str(&made).unwrap();
-    let Value::Object(mut entry) = made else { panic!("{made}") };
-    let Some(Value::String(token)) = entry.remove("token") else { panic!("no token") };
-    let keys = entry.iter().filter(|(_, value)| **value != json!([])).map(|(key, value)| format!("{key} = {value}"));
-    (token, format!("{{ {} }}", keys.collect::<Vec<_>>().join(", ")))
 }
 
 fn ask(server: &Server, token: &str, query: &str) -> Reply {

@@ -7,7 +7,7 @@ use crate::event::time::format_us;
 use serde::{Deserialize, Serialize};
 
 /// What may be told of an account.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AccountSummary {
     pub name: String,
     pub origin: Origin,
@@ -21,7 +21,7 @@ pub struct AccountSummary {
 }
 
 /// Where an account is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     Config,
@@ -29,7 +29,7 @@ pub enum Origin {
 }
 
 /// What may be told of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenSummary {
     /// RFC 3339; `None` has no end.
     pub until: Option<String>,

@@ -1,0 +1,323 @@
+//! What becomes of sessions, as it is told to those who follow it.
+//!
+//! `TEST_LONG=1` has 500 clients follow for a minute instead of 40 for some seconds.
+
+use super::cluster::{Cluster, missing, wait_shared};
+use super::generate::MARCH_MS;
+use super::harness::{Home, PATIENCE, Server, http, message_body, request, runtime, token, until};
+use super::viber::is_long;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// One event as it came.
+#[derive(Debug, Clone, PartialEq)]
+struct Event {
+    name: String,
+    id: Option<String>,
+    data: Value,
+}
+
+/// What a client has got so far.
+#[derive(Debug, Clone, Default)]
+struct Got {
+    events: Vec<Event>,
+    /// The newest id, of an event or on its own.
+    last_id: String,
+    is_over: bool,
+}
+
+/// A client that follows until it is dropped.
+struct Client {
+    got: Arc<Mutex<Got>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes whole events off the front of `text`.
+fn take_events(text: &mut String, got: &Mutex<Got>) {
+    while let Some(end) = text.find("\n\n") {
+        let block: String = text.drain(..end + 2).collect();
+        let (mut name, mut id, mut data) = (String::new(), None, None);
+        for line in block.lines() {
+            match line.split_once(": ") {
+                Some(("event", value)) => name = value.to_owned(),
+                Some(("id", value)) => id = Some(value.to_owned()),
+                Some(("data", value)) => data = Some(serde_json::from_str(value).unwrap()),
+                _ => {}
+            }
+        }
+        let mut got = got.lock().unwrap();
+        got.last_id = id.clone().unwrap_or(std::mem::take(&mut got.last_id));
+        got.events.extend(data.map(|data| Event { name, id, data }));
+    }
+}
+
+impl Client {
+    fn follow(server: &Server, query: &str, token: &str, last_id: Option<&str>) -> Self {
+        let mut get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
+        if let Some(last_id) = last_id {
+            get = get.header("last-event-id", last_id);
+        }
+        let mut response = runtime().block_on(get.timeout(PATIENCE).send()).unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let got = Arc::new(Mutex::new(Got::default()));
+        let shared = got.clone();
+        let task = runtime().spawn(async move {
+            let mut text = String::new();
+            while let Ok(Some(piece)) = response.chunk().await {
+                text.push_str(std::str::from_utf8(&piece).unwrap());
+                take_events(&mut text, &shared);
+            }
+            shared.lock().unwrap().is_over = true;
+        });
+        Client { got, task }
+    }
+
+    fn got(&self) -> Got {
+        self.got.lock().unwrap().clone()
+    }
+
+    /// The sessions told so far, with what became of them.
+    fn told(&self) -> Vec<(String, Value)> {
+        let events = self.got().events;
+        events.into_iter().filter(|event| event.name != "counters").map(|event| (event.name, event.data)).collect()
+    }
+
+    fn until(&self, n: usize) -> Vec<(String, Value)> {
+        until("events", || self.told(), |told| told.len() >= n)
+    }
+
+    fn last_id(&self) -> String {
+        until("an id", || self.got().last_id, |id| !id.is_empty())
+    }
+}
+
+#[test]
+fn what_becomes_of_sessions_is_told_as_it_happens() {
+    let home = Home::new(&[]);
+    let (mine, mine_entry) = token(&home, &["mine", "--accounts", "bot2"]);
+    let (all, all_entry) = token(&home, &["all"]);
+    home.configure(&[&format!("console.tokens = [{mine_entry}, {all_entry}]")]);
+    let server = home.serve();
+    let (everything, others) =
+        (Client::follow(&server, "", &all, None), Client::follow(&server, "?kind=service", &mine, None));
+    let paid = Client::follow(&server, "?account=bot1&kind=paid", &all, None);
+    let began = everything.last_id();
+
+    assert_eq!(server.callback(&message_body("user-1==", 1)).status, 200);
+    let told = everything.until(1);
+    assert_eq!((told[0].0.as_str(), &told[0].1["user_id"]), ("opened", &json!("user-1==")));
+    let listed = request(http().get(format!("{}/api/v1/sessions", server.console)).bearer_auth(&all));
+    let listed: Value = serde_json::from_slice(&listed.body).unwrap();
+    assert_eq!(listed["sessions"][0], told[0].1, "it is the session as it is listed");
+    let first_id = everything.last_id();
+
+    assert_eq!(server.callback(&message_body("user-1==", u64::MAX)).status, 200);
+    assert_eq!(server.callback(&message_body("user-2==", 3)).status, 200);
+    let gone = r#"{"event":"unsubscribed","timestamp":4102444800000,"user_id":"user-1==","message_token":4}"#;
+    let now_ms = chrono::Utc::now().timestamp_millis() + 1000;
+    assert_eq!(server.callback(&gone.replace("4102444800000", &now_ms.to_string())).status, 200);
+    // The end shows once time has come so far: with the next message of the same partition.
+    assert_eq!(server.callback(&message_body("user-1==", 5)).status, 200);
+    let told = everything.until(4);
+    let of =
+        |what: &str, user: &str| told.iter().filter(|(name, data)| name == what && data["user_id"] == user).count();
+    assert_eq!((of("opened", "user-2=="), of("updated", "user-1==")), (1, 1), "{told:?}");
+    assert_eq!(of("closed", "user-1=="), 1, "{told:?}");
+    let counted = || {
+        let counters = everything.got().events.into_iter().filter(|event| event.name == "counters");
+        counters.last().map(|event| event.data["accounts"].clone())
+    };
+    until("counters", counted, |counted| {
+        counted.as_ref().is_some_and(|all| all[0]["account"] == "bot1" && all[0]["open_service"].as_i64() > Some(0))
+    });
+
+    // Who comes back is told the rest, and nothing twice.
+    let all_told = everything.told();
+    for (id, known) in [(&began, 0), (&first_id, 1)] {
+        let back = Client::follow(&server, "", &all, Some(id));
+        assert_eq!(back.until(all_told.len() - known), all_told[known..]);
+    }
+    assert_eq!(Client::follow(&server, "", &all, Some(&everything.last_id())).told(), []);
+    let of_last = Client::follow(&server, "", &all, Some("7-1.2.3.4"));
+    assert_eq!(of_last.until(1)[0].0, "reset", "another rebuild");
+
+    // Nothing of others, and nothing that was not asked for.
+    assert_eq!((others.told(), paid.told()), (Vec::new(), Vec::new()));
+    assert!(others.got().events.iter().all(|event| event.data["accounts"] == json!([])));
+    let refused = |query: &str, token: &str, id: &str| {
+        let get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
+        let reply = request(get.header("last-event-id", id));
+        (reply.status, reply.problem())
+    };
+    for (query, token, id, status, what) in [
+        ("?account=bot1", &mine, "", 403, "account"),
+        ("?account=No", &all, "", 400, "account"),
+        ("?kind=free", &all, "", 400, "kind"),
+        ("?nothing=1", &all, "", 400, "nothing"),
+        ("", &all, "1-2-3", 400, "Last-Event-ID"),
+        ("", &all, "0-1.2", 400, "Last-Event-ID"),
+    ] {
+        let (got, problem) = refused(query, token, id);
+        assert!(got == status && problem.contains(what), "{query} {id}: {got} {problem}");
+    }
+
+    // It ends with the server, and the server with it open.
+    server.stop_in_order();
+    until("the end", || everything.got().is_over, |is_over| *is_over);
+}
+
+/// Callbacks that open a session each, as lines of an event file.
+fn openings(from: u64, to: u64) -> Vec<u8> {
+    let mut lines = String::new();
+    for n in from..to {
+        let (user, t_ms) = (format!("user-{n}=="), MARCH_MS + n as i64);
+        let time = chrono::DateTime::from_timestamp_millis(t_ms).unwrap().to_rfc3339();
+        let said = json!({"event": "message", "timestamp": t_ms, "message_token": n, "sender": {"id": user},
+            "message": {"type": "text", "text": "hi"}});
+        let event = json!({"specversion": "1.0", "id": n.to_string(), "source": "/accounts/bot1",
+            "type": "com.viber.callback.message", "subject": user, "time": time, "data": said});
+        lines.push_str(&format!("{event}\n"));
+    }
+    lines.into_bytes()
+}
+
+/// A client that has asked and does not read: hardly anything is on its way to it.
+async fn mute(server: &Server) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = server.console.strip_prefix("http://").unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    let request = format!("GET /api/v1/stream HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[test]
+fn of_many_clients_none_misses_anything_and_who_does_not_read_is_cut_off() {
+    let (clients, lasting) = if is_long() { (500, Duration::from_secs(60)) } else { (40, Duration::from_secs(2)) };
+    let home = Home::new(&[]);
+    let server = home.serve();
+    let mut stopped = runtime().block_on(mute(&server));
+    let clients: Vec<Client> = (0..clients).map(|_| Client::follow(&server, "", "", None)).collect();
+    clients.iter().for_each(|client| drop(client.last_id()));
+    assert_eq!(server.metric("counterbat_stream_clients"), clients.len() as f64 + 1.0);
+
+    // More than the buffers of two sockets, at a pace that lasts.
+    let (total, pieces) = (16_000, 40);
+    let began = Instant::now();
+    for piece in 0..pieces {
+        let lines = openings(piece * total / pieces, (piece + 1) * total / pieces);
+        let post = http().post(format!("{}/api/v1/import", server.console)).body(lines);
+        assert_eq!(request(post).status, 200);
+        let due = lasting * u32::try_from(piece + 1).unwrap() / u32::try_from(pieces).unwrap();
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+    }
+    let users = |told: &[(String, Value)]| {
+        let mut users: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, data) in told {
+            assert_eq!(name, "opened", "{data}");
+            *users.entry(data["user_id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        users
+    };
+    let once: BTreeMap<String, usize> = (0..total).map(|n| (format!("user-{n}=="), 1)).collect();
+    let count =
+        |client: &Client| client.got.lock().unwrap().events.iter().filter(|event| event.name == "opened").count();
+    for client in &clients {
+        until("all events", || count(client), |n| *n >= total as usize);
+        assert!(users(&client.told()) == once, "something was missed or told twice");
+    }
+
+    until("the cut", || server.metric("counterbat_stream_clients_cut_total"), |cut| *cut == 1.0);
+    let got = Mutex::new(Got::default());
+    let mut bytes = Vec::new();
+    // What was on its way, up to the end of the connection, in order or not.
+    let _ = runtime().block_on(stopped.read_to_end(&mut bytes));
+    let mut text = String::from_utf8_lossy(&bytes).replace('\r', "");
+    // The sizes of pieces stand on lines of their own between them.
+    let is_size = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text = text.lines().filter(|line| !is_size(line)).collect::<Vec<_>>().join("\n");
+    take_events(&mut text, &got);
+    let got = got.into_inner().unwrap();
+    let heard: Vec<(String, Value)> =
+        got.events.into_iter().filter(|event| event.name == "opened").map(|event| (event.name, event.data)).collect();
+    assert!(!heard.is_empty() && heard.len() < total as usize, "{} came before it was cut off", heard.len());
+    let back = Client::follow(&server, "", "", Some(&got.last_id));
+    let rest = back.until(total as usize - heard.len());
+    assert!(users(&[heard, rest].concat()) == once, "something was missed or told twice");
+    drop((clients, back));
+    until("nobody", || server.metric("counterbat_stream_clients"), |clients| *clients == 0.0);
+}
+
+const SECRET: &str = r#"cluster.secret = "0123456789abcdef0123456789abcdef""#;
+
+#[test]
+fn a_query_node_tells_what_projectors_fold() {
+    if missing() {
+        return;
+    }
+    let cluster = Cluster::new(4, &[r#"lake.commit_every = "500ms""#]);
+    let home = |role: &str| cluster.home_with(&[&format!("roles = [{role:?}]"), SECRET]);
+    let homes = [home("gateway"), home("projector"), home("projector"), home("query"), home("query")];
+    let [gateway, one, two, query, other] = &homes;
+    let (gateway, one, two) = (gateway.serve(), one.serve(), two.serve());
+    let (query, other) = (query.serve(), other.serve());
+    wait_shared(&[&one, &two], 4);
+    let client = Client::follow(&query, "", "", None);
+    let beside = Client::follow(&other, "", "", None);
+    let mut n = 0;
+    let mut send = |messages: u64| {
+        for _ in 0..messages {
+            n += 1;
+            assert_eq!(gateway.callback(&message_body(&format!("user-{n}=="), n)).status, 200);
+        }
+    };
+    // Until each partition is followed at both, some may go unheard: those who follow have only just come.
+    let heard = |client: &Client| {
+        let told = client.told();
+        let of = |(_, data): &(String, Value)| data["user_id"].as_str().unwrap_or_default().to_owned();
+        told.iter().map(of).collect::<std::collections::BTreeSet<_>>()
+    };
+    until(
+        "all partitions",
+        || {
+            send(8);
+            std::thread::sleep(Duration::from_millis(100));
+            let whole = |client: &Client| !client.got().last_id.contains('x');
+            whole(&client) && whole(&beside)
+        },
+        |followed| *followed,
+    );
+    let (from, resumed) = (heard(&client).len(), client.last_id());
+    send(40);
+    until("forty more", || heard(&client).len(), |heard| *heard >= from + 40);
+
+    // Another node goes on where this one has been left.
+    let moved = Client::follow(&other, "", "", Some(&resumed));
+    moved.until(40);
+    assert!(moved.told().iter().all(|(what, _)| what == "opened"), "{:?}", moved.told());
+
+    // One projector is gone: the other one's are told, with a word where something may be missing.
+    one.kill();
+    let before = heard(&client).len();
+    wait_shared(&[&two], 4);
+    until(
+        "what is sent after",
+        || {
+            send(4);
+            heard(&client).len()
+        },
+        |heard| *heard >= before + 12,
+    );
+}
