@@ -95,8 +95,9 @@ fn with_money() -> (Home, Server) {
             "response": {"status": 0, "message_token": 10 + n, "billing_status": if n == 0 { 3 } else { 5 }}, "http_status": 200});
         lines.push_str(&line(&format!("sent-{n}"), "com.viber.api.send_message", at(100 - n), sent));
     }
-    let started = json!({"method": "send_message", "receivers": ["u=="], "digest": "00ff"});
-    lines.push_str(&line("0193a8a5-0000-7000-8000-000000000001", "counterbat.call.started", at(90), started));
+    let call = "0193a8a5-0000-7000-8000-000000000001";
+    let started = json!({"call_id": call, "method": "send_message", "receivers": ["u=="], "digest": "0".repeat(64)});
+    lines.push_str(&line(call, "counterbat.call.started", at(90), started));
     home.ok_with(&["import", "--wait", "-"], lines.as_bytes());
     let server = home.serve();
     (home, server)

@@ -26,6 +26,7 @@ mod layers;
 mod money;
 mod monitoring;
 mod nodes;
+mod openapi;
 mod outage;
 mod parts;
 mod postgres;

@@ -68,6 +68,11 @@ pub fn postgres_python() -> Command {
     Command::new(tool("postgres-python"))
 }
 
+/// Asks an interface that is described by OpenAPI whatever its description allows, and more.
+pub fn schemathesis() -> Command {
+    Command::new(tool("schemathesis"))
+}
+
 /// The client of PostgreSQL with completion.
 pub fn pgcli() -> Command {
     Command::new(tool("pgcli"))
