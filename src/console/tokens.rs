@@ -150,6 +150,8 @@ impl Known {
 
 async fn admit(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
     let Some(known) = tokens.known(request.headers()) else {
+        let (method, path) = (request.method(), request.uri().path());
+        tracing::warn!(target: "counterbat::access", %method, path, "turned away: no token that is taken");
         let problem = Problem::new(
             StatusCode::UNAUTHORIZED,
             "the request carries none of the tokens in [console] tokens: send `authorization: Bearer <token>`",

@@ -260,9 +260,10 @@ impl Session {
             Command::Fetch { cursor, rows, wanted } => {
                 // Held by nobody else meanwhile: a client sends one statement at a time.
                 let mut open = held(&self.cursors).remove(cursor).ok_or_else(|| no_cursor(cursor))?;
-                let fetched = open.fetch(*rows, format, &mut interrupt).await;
+                self.tell(application);
+                // Rows that were on their way at an error are lost, and the cursor with them: it must not go on behind a gap.
+                let (fields, rows) = open.fetch(*rows, format, &mut interrupt).await?;
                 held(&self.cursors).insert(cursor.clone(), open);
-                let (fields, rows) = fetched?;
                 match wanted {
                     true => Ok(Done::Rows(answer::known(fields, rows, "FETCH"))),
                     false => Ok(Done::Tag(Tag::new("MOVE").with_rows(rows.len()))),
@@ -390,13 +391,13 @@ impl QueryParser for Session {
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
-        let mut read = Self::read(sql)?;
+        let application = client.metadata().get(METADATA_APPLICATION_NAME).map_or("", String::as_str);
+        let mut read = Self::read(sql).inspect_err(|_| self.tell(application))?;
         let Some(mut statement) = read.pop() else { return Ok(None) };
         if !read.is_empty() {
             return Err(error(state::SYNTAX, "cannot insert multiple commands into a prepared statement"));
         }
         if matches!(statement.command, Command::Query | Command::Declare { .. }) {
-            let application = client.metadata().get(METADATA_APPLICATION_NAME).map_or("", String::as_str);
             let mut interrupt = Interrupt::new(&self.cancelled, None);
             let declared = types.iter().map(|declared| declared.as_ref().and_then(parameters::natural)).collect();
             let asker = held(&self.asker).clone();
@@ -406,7 +407,8 @@ impl QueryParser for Session {
                 bounded(&prepared.schema)?;
                 Ok(prepared)
             };
-            let prepared = interrupt.or(prepare).await?;
+            // One that goes on is told of when it runs.
+            let prepared = interrupt.or(prepare).await.inspect_err(|_| self.tell(application))?;
             statement.prepared = Some(Arc::new(prepared));
         }
         Ok(Some(statement))

@@ -19,6 +19,7 @@ pub mod reference;
 pub mod sight;
 pub mod table;
 pub mod table_functions;
+mod tame;
 mod value;
 pub mod views;
 mod workers;

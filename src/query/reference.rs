@@ -17,6 +17,8 @@ use datafusion::common::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+const HOUR_MS: i64 = 3_600_000;
+
 /// The terms of every policy this process knows.
 ///
 /// | column | type | |
@@ -112,7 +114,7 @@ impl Reference {
         Ok([
             (POLICIES, table(self.policies(another, named)?)?),
             (ACCOUNT_POLICIES, table(account_policies(&chains)?)?),
-            (PARTITIONS, table(self.partitions(watermarks_ms)?)?),
+            (PARTITIONS, table(self.partitions(watermarks_ms, sight.accounts.is_some())?)?),
         ])
     }
 
@@ -174,9 +176,11 @@ impl Reference {
         ])
     }
 
-    fn partitions(&self, watermarks_ms: &[Option<i64>]) -> Result<RecordBatch, ArrowError> {
+    /// `whole_hours` tells those who see some rows only not when the newest of all came in.
+    fn partitions(&self, watermarks_ms: &[Option<i64>], whole_hours: bool) -> Result<RecordBatch, ArrowError> {
         let partitions = Int32Array::from_iter_values((0..).take(watermarks_ms.len()));
-        let watermarks = watermarks_ms.iter().map(|ms| ms.map(|ms| ms.saturating_mul(1000)));
+        let shown = |ms: i64| if whole_hours { ms - ms.rem_euclid(HOUR_MS) } else { ms };
+        let watermarks = watermarks_ms.iter().map(|ms| ms.map(|ms| shown(ms).saturating_mul(1000)));
         let watermarks: TimestampMicrosecondArray = watermarks.collect();
         let all = |ms: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![ms / 1000; watermarks_ms.len()])) };
         batch(vec![

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, Result, ScalarValue};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, TableType, col, lit,
 };
@@ -47,13 +47,23 @@ impl Asker {
 
 const ACCOUNT: &str = "account";
 const DATA: &str = "data";
+/// What users and bots have written, or a digest of it.
+const WRITTEN: [&str; 3] = [DATA, "signature", "tracking_data"];
+/// Tells how much comes in of all accounts.
+const OFFSET: &str = "offset";
+/// What is left of `events.data` where it is not shown: what Counterbat itself has written, and of calls what views count by, which
+/// nobody has written.
+const LEFT: &str = r#"nullif(concat(
+    CASE WHEN origin = 'counterbat' THEN data WHEN origin = 'call' AND starts_with(data, '{"call_id":"') THEN substr(data, 1, 49) END,
+    CASE WHEN origin = 'call' THEN regexp_match(data, '"receiver_status": ?(?:23|24)[,}]')[1] END), '')"#;
 
 /// What somebody may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     /// Only rows of these; `None`: all rows, those of no account too.
     pub accounts: Option<BTreeSet<String>>,
-    /// Whether `events.data` is shown; it is NULL otherwise.
+    /// Whether it is shown what users and bots have written: `data`, `signature`, `tracking_data`. Else these are NULL, but for
+    /// what of `data` nobody has written.
     pub data: bool,
 }
 
@@ -68,16 +78,20 @@ impl Sight {
 
     /// What of a table is seen.
     pub(super) fn of(&self, table: Arc<dyn TableProvider>) -> Arc<dyn TableProvider> {
-        let hides_data = !self.data && table.schema().column_with_name(DATA).is_some();
-        if self.accounts.is_none() && !hides_data {
+        if self.accounts.is_none() && !table.schema().fields().iter().any(|field| self.hides(field.name())) {
             return table;
         }
-        let shown = |field: &Arc<Field>| match field.name().as_str() {
-            DATA if hides_data => Arc::new(Field::clone(field).with_nullable(true)),
-            _ => field.clone(),
+        let shown = |field: &Arc<Field>| match self.hides(field.name()) {
+            true => Arc::new(Field::clone(field).with_nullable(true)),
+            false => field.clone(),
         };
         let schema = Arc::new(Schema::new(table.schema().fields().iter().map(shown).collect::<Vec<_>>()));
-        Arc::new(Narrowed { table, schema, accounts: self.accounts.clone(), hides_data })
+        Arc::new(Narrowed { table, schema, sight: self.clone() })
+    }
+
+    /// Whether the values of a column are not shown.
+    fn hides(&self, column: &str) -> bool {
+        !self.data && WRITTEN.contains(&column) || self.accounts.is_some() && column == OFFSET
     }
 }
 
@@ -86,8 +100,7 @@ impl Sight {
 struct Narrowed {
     table: Arc<dyn TableProvider>,
     schema: SchemaRef,
-    accounts: Option<BTreeSet<String>>,
-    hides_data: bool,
+    sight: Sight,
 }
 
 #[async_trait]
@@ -101,7 +114,7 @@ impl TableProvider for Narrowed {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let below = |filter: &&Expr| match is_harmless(filter) {
+        let below = |filter: &&Expr| match self.is_harmless(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
         };
@@ -116,11 +129,11 @@ impl TableProvider for Narrowed {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut plan = LogicalPlanBuilder::scan("narrowed", provider_as_source(self.table.clone()), None)?;
-        if let Some(accounts) = &self.accounts {
+        if let Some(accounts) = &self.sight.accounts {
             plan = plan
                 .filter(col(ACCOUNT).in_list(accounts.iter().map(|account| lit(account.as_str())).collect(), false))?;
         }
-        for filter in filters.iter().filter(|filter| is_harmless(filter)) {
+        for filter in filters.iter().filter(|filter| self.is_harmless(filter)) {
             plan = plan.filter(unqualified(filter)?)?;
         }
         let wanted: Vec<usize> = match projection {
@@ -130,7 +143,8 @@ impl TableProvider for Narrowed {
         let columns = wanted.iter().map(|index| {
             let field = self.schema.field(*index);
             match field.name().as_str() {
-                DATA if self.hides_data => Ok(lit(ScalarValue::try_from(field.data_type())?).alias(DATA)),
+                DATA if self.sight.hides(DATA) => Ok(self.left(state)?.alias(DATA)),
+                name if self.sight.hides(name) => Ok(lit(ScalarValue::try_from(field.data_type())?).alias(name)),
                 name => Ok(Expr::Column(Column::new_unqualified(name))),
             }
         });
@@ -139,23 +153,33 @@ impl TableProvider for Narrowed {
     }
 }
 
-/// Whether a condition may be applied before rows are narrowed: it compares a column with values, which never fails, and
-/// not one whose values are hidden.
-fn is_harmless(filter: &Expr) -> bool {
-    let is_column = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name != DATA);
-    let is_value = |expr: &Expr| matches!(expr, Expr::Literal(..));
-    match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let compares = matches!(
-                op,
-                Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
-            );
-            compares && (is_column(left) && is_value(right) || is_value(left) && is_column(right))
+impl Narrowed {
+    /// What is shown for `events.data`.
+    fn left(&self, state: &dyn Session) -> Result<Expr> {
+        let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
+            return Err(DataFusionError::Internal("a session of another kind".to_owned()));
+        };
+        state.create_logical_expr(LEFT, &DFSchema::try_from(self.table.schema())?)
+    }
+
+    /// Whether a condition may be applied before rows are narrowed: it compares a column with values, which never fails, and
+    /// not one whose values are hidden.
+    fn is_harmless(&self, filter: &Expr) -> bool {
+        let is_column = |expr: &Expr| matches!(expr, Expr::Column(column) if !self.sight.hides(&column.name));
+        let is_value = |expr: &Expr| matches!(expr, Expr::Literal(..));
+        match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                let compares = matches!(
+                    op,
+                    Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
+                );
+                compares && (is_column(left) && is_value(right) || is_value(left) && is_column(right))
+            }
+            Expr::Between(between) => is_column(&between.expr) && is_value(&between.low) && is_value(&between.high),
+            Expr::InList(list) => is_column(&list.expr) && list.list.iter().all(is_value),
+            Expr::IsNull(inner) | Expr::IsNotNull(inner) => is_column(inner),
+            _ => false,
         }
-        Expr::Between(between) => is_column(&between.expr) && is_value(&between.low) && is_value(&between.high),
-        Expr::InList(list) => is_column(&list.expr) && list.list.iter().all(is_value),
-        Expr::IsNull(inner) | Expr::IsNotNull(inner) => is_column(inner),
-        _ => false,
     }
 }
 
