@@ -198,7 +198,7 @@ impl Base {
             AccountSeries::None => AccountLabels::None,
         };
         let metrics = Arc::new(Metrics::new(labels));
-        let feed = Arc::new(Feed::new(log.partitions()));
+        let feed = Arc::new(Feed::new(hex::encode(rand::random::<[u8; 8]>())));
         Ok(Self { config: config.clone(), clock, metrics, log, registry, shelf, topic, policies, feed, dir })
     }
 

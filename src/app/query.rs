@@ -5,18 +5,24 @@ use crate::cluster::{self, Answering, Client, ClusterSecret, Gathering, Peers, S
 use crate::config::Role;
 use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
+use crate::console::stream::Stream;
+use crate::console::tokens::hmac;
 use crate::console::users::Users;
 use crate::gateway::account_store::AccountStore;
+use crate::gateway::vault::Vault;
 use crate::lake::{Lake, TableName};
 use crate::projector::{ProjectorError, ProjectorHandle};
 use crate::query::{Engine, Limits, Reference};
 use axum::Router;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How often the tables are looked at for what others commit: it is less for a query to do then.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// Changes of sessions are kept so long after the last who asked: who was cut off comes back within that.
+const REST_AFTER: Duration = Duration::from_secs(600);
 
 impl Base {
     /// SQL over everything appended up to now, as far as those who fold it can be asked.
@@ -56,6 +62,36 @@ impl Base {
     pub(super) fn follow_changes(&self) -> Result<Option<JoinHandle<()>>, AppError> {
         let following = |peers| cluster::follow(self.feed.clone(), peers, self.log.id().0.clone());
         Ok(self.peers()?.map(|peers| tokio::spawn(following(peers))))
+    }
+
+    /// Lets what becomes of sessions be forgotten where nobody asks for it any more.
+    pub(super) fn rest_feed(&self) -> JoinHandle<()> {
+        let feed = self.feed.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(REST_AFTER).await;
+                feed.rest();
+            }
+        })
+    }
+
+    /// Tells what becomes of sessions.
+    pub(super) fn stream(&self, folds: bool, halted: watch::Receiver<bool>) -> Result<Stream, AppError> {
+        let secret = self.config.cluster.read_secret()?;
+        // What the processes share, so that any of them can open what another has sealed.
+        let key = match &secret {
+            Some(secret) => hmac(secret.reveal().as_bytes(), &[b"ids of the stream"]),
+            None => rand::random(),
+        };
+        let vault = Vault::new(&hex::encode(key));
+        Ok(Stream {
+            feed: self.feed.clone(),
+            is_fed: folds || self.registry.is_some() && secret.is_some(),
+            vault: Arc::new(vault.map_err(|error| AppError::Failed { what: "a key", reason: error.to_string() })?),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            halted,
+        })
     }
 
     /// Tells how things stand with users.

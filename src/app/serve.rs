@@ -11,7 +11,6 @@ use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::directory::Directory;
 use crate::console::health::Health;
-use crate::console::stream::Stream;
 use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
@@ -121,6 +120,7 @@ pub async fn serve(
     if let Some(projector) = &projector {
         chores.push(retain(&base, projector.clone(), halted.clone()));
     }
+    chores.push(base.rest_feed());
     chores.push(watch_disk(base.metrics.clone(), base.dir.path.clone()));
     if let Some(engine) = engine {
         chores.push(watch_figures(&base, engine));
@@ -218,15 +218,14 @@ fn open_console(
         gateway: gateway.as_ref().map(|(_, gateway)| gateway.clone()),
         tables: lake.filter(|_| projector.is_none()),
     };
+    let stream = match &engine {
+        Some(_) => Some(base.stream(projector.is_some(), halted)?),
+        None => None,
+    };
     let tokens = &base.config.console.tokens;
     Ok(console::router(Console {
         users: engine.is_some().then(|| base.users(projector)).transpose()?,
-        stream: engine.is_some().then(|| Stream {
-            feed: base.feed.clone(),
-            metrics: base.metrics.clone(),
-            clock: base.clock.clone(),
-            halted,
-        }),
+        stream,
         engine,
         explainer,
         transfer,

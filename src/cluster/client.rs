@@ -1,11 +1,12 @@
 //! Asks other nodes.
 
-use super::following::{AboutChanges, ToldOfChanges};
+use super::following::AboutChanges;
 use super::standing::{AboutUser, Told};
 use super::wire::{Question, WireError, decode};
 use super::{ANSWER_WITHIN, ClusterSecret};
 use crate::lake::TableName;
 use crate::lake::picture::Overlay;
+use crate::projector::feed;
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,7 @@ pub(super) enum Answer {
 }
 
 /// A client of other nodes.
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     secret: ClusterSecret,
@@ -75,11 +77,7 @@ impl Client {
     }
 
     /// Asks the projector at `address` what has become of sessions.
-    pub(super) async fn about_changes(
-        &self,
-        address: &str,
-        question: &AboutChanges,
-    ) -> Result<ToldOfChanges, AskError> {
+    pub(super) async fn about_changes(&self, address: &str, question: &AboutChanges) -> Result<feed::Answer, AskError> {
         self.ask_json(address, CHANGES, question).await
     }
 

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::gather::Peers;
 use crate::log::registry::{Node, Registry};
-use crate::projector::feed::{Feed, Part};
+use crate::projector::feed::{Cursor, Feed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,35 +22,34 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[serde(deny_unknown_fields)]
 pub(super) struct AboutChanges {
     pub log: String,
-    /// By partition: the rebuild and the position that it is followed up to; `None` where it is not followed yet.
-    pub after: BTreeMap<u32, Option<(i64, u64)>>,
+    /// How far it has told; `None` at the beginning.
+    pub after: Option<Cursor>,
 }
 
-/// What another process tells.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct ToldOfChanges {
-    pub parts: BTreeMap<u32, Part>,
-}
-
-/// Follows all processes that fold the log, from the moment on that `feed` is wanted; `log` is the log's id.
+/// Follows all processes that fold the log while `feed` is wanted; `log` is the log's id.
 pub async fn follow(feed: Arc<Feed>, peers: Peers, log: String) {
-    let Peers { registry, client, instance } = peers;
-    let (client, log): (Arc<Client>, Arc<str>) = (Arc::new(client), log.into());
+    let mut wanted = feed.wanted();
     // The feed is there as long as this runs.
-    if feed.wanted().wait_for(|wanted| *wanted).await.is_err() {
-        return;
+    while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+        tokio::select! {
+            () = follow_all(&feed, &peers, &log) => return,
+            _ = wanted.wait_for(|wanted| !*wanted) => {}
+        }
     }
-    let mut entries = registry.entries();
+}
+
+async fn follow_all(feed: &Arc<Feed>, peers: &Peers, log: &str) {
+    let mut entries = peers.registry.entries();
     let mut following: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
     loop {
         let nodes = Node::all(&entries.borrow_and_update());
-        following.retain(|instance, _| nodes.contains_key(instance));
-        for other in nodes.into_keys().filter(|other| *other != instance) {
+        following.retain(|instance, task| nodes.contains_key(instance) && !task.is_finished());
+        for other in nodes.into_keys().filter(|other| *other != peers.instance) {
             following.entry(other.clone()).or_insert_with(|| {
-                let (feed, registry, client, log) = (feed.clone(), registry.clone(), client.clone(), log.clone());
-                AbortOnDropHandle::new(tokio::spawn(async move {
-                    follow_one(&feed, &*registry, &client, &log, &other).await
-                }))
+                let (feed, registry, client) = (feed.clone(), peers.registry.clone(), peers.client.clone());
+                let log = log.to_owned();
+                let following = async move { follow_one(&feed, &*registry, &client, &log, &other).await };
+                AbortOnDropHandle::new(tokio::spawn(following))
             });
         }
         if entries.changed().await.is_err() {
@@ -61,23 +60,19 @@ pub async fn follow(feed: Arc<Feed>, peers: Peers, log: String) {
 
 /// Follows one process for as long as it is there. One that folds nothing is asked too: it keeps what it will have folded.
 async fn follow_one(feed: &Feed, registry: &dyn Registry, client: &Client, log: &str, instance: &str) {
-    let mut trouble = None;
+    let (mut after, mut trouble): (Option<Cursor>, Option<String>) = (None, None);
     loop {
         let Some(node) = Node::all(&registry.entries().borrow()).remove(instance) else { return };
+        let mut pause = AGAIN;
         if node.roles.iter().any(|role| role == "projector") {
-            let newest = feed.newest();
-            let known = |partition: &u32| newest.places.get(*partition as usize).copied().flatten();
-            let after = |partition: &u32| (*partition, known(partition).map(|place| (newest.rebuild, place.position)));
-            let question = AboutChanges { log: log.to_owned(), after: node.partitions.iter().map(after).collect() };
+            let question = AboutChanges { log: log.to_owned(), after: after.clone() };
             match client.about_changes(&node.address, &question).await {
-                Ok(told) => {
-                    trouble = None;
-                    told.parts.into_iter().for_each(|(partition, part)| feed.take(partition, part));
-                    tokio::time::sleep(TOGETHER).await;
-                    continue;
+                Ok(answer) => {
+                    (after, trouble, pause) = (Some(answer.cursor.clone()), None, TOGETHER);
+                    feed.follow(answer);
                 }
+                // One that was killed is in the registry until it comes back.
                 Err(error) => {
-                    // One that was killed is in the registry until it comes back.
                     let error = error.to_string();
                     if trouble.as_ref() != Some(&error) {
                         tracing::info!(%error, "changes of sessions are not followed there");
@@ -86,6 +81,6 @@ async fn follow_one(feed: &Feed, registry: &dyn Registry, client: &Client, log: 
                 }
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(pause).await;
     }
 }

@@ -2,13 +2,13 @@
 
 use super::ClusterSecret;
 use super::client::{CHANGES, OVERLAY, PARTITIONS, REASON, STANDING, TOO_OLD, list};
-use super::following::{AboutChanges, TELL_WITHIN, ToldOfChanges};
+use super::following::{AboutChanges, TELL_WITHIN};
 use super::standing::{AboutUser, Told as ToldOfUser};
 use super::wire::{Question, encode};
 use crate::console::problem::Problem;
 use crate::event::user_key;
 use crate::log::{LogId, partitioner};
-use crate::projector::feed::Feed;
+use crate::projector::feed::{Answer, Feed};
 use crate::projector::{ProjectorHandle, Told};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -119,7 +119,7 @@ async fn standing(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Jso
 }
 
 /// What has become of sessions, once there is something to tell, or after a while without.
-async fn changes(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json<ToldOfChanges>, Problem> {
+async fn changes(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json<Answer>, Problem> {
     let AboutChanges { log, after } =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("no question: {error}")))?;
     check_log(&node, &log)?;
@@ -128,17 +128,11 @@ async fn changes(State(node): State<Arc<Answering>>, body: Bytes) -> Result<Json
     let until = tokio::time::Instant::now() + TELL_WITHIN;
     loop {
         changed.borrow_and_update();
-        let owned = node.projector.status().owned();
-        let asked = after.iter().filter(|(partition, _)| owned.contains(partition));
-        let parts = asked.filter_map(|(partition, after)| Some((*partition, node.feed.part(*partition, *after)?)));
-        let told = ToldOfChanges { parts: parts.collect() };
-        let goes_on = |(partition, part): (&u32, &crate::projector::feed::Part)| {
-            after.get(partition).copied().flatten().is_some_and(|(rebuild, _)| rebuild == part.rebuild)
-        };
-        let is_news = told.parts.values().any(|part| !part.batches.is_empty()) || !told.parts.iter().all(goes_on);
+        let answer = node.feed.answer(after.as_ref(), &node.projector.status().owned());
+        let is_news = answer.is_anew || !answer.batches.is_empty();
         // The feed is there as long as its process.
         if is_news || tokio::time::timeout_at(until, changed.changed()).await.is_err() {
-            return Ok(Json(told));
+            return Ok(Json(answer));
         }
     }
 }

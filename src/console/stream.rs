@@ -6,15 +6,16 @@
 //! | `counters` | how many sessions are open, by account; at once, and then where that has changed |
 //! | `reset` | something between has been forgotten: what the client knows of sessions is to be read anew |
 //!
-//! The id of an event says how far the client is. One that comes back with it (`Last-Event-ID`) is told what has come since,
-//! by any process that knows it still.
+//! The id of an event says how far the client is. One that comes back with it (`Last-Event-ID`) to the same process is told what
+//! has come since, and nothing twice; from another one, or after a restart, it gets a `reset`.
 
 use super::cut::Cut;
 use super::problem::Problem;
 use crate::event::check_account_name;
 use crate::event::time::format_us;
+use crate::gateway::vault::Vault;
 use crate::metrics::Metrics;
-use crate::projector::feed::{Change, Counters, Cursor, Feed, Place};
+use crate::projector::feed::{BadCursor, Change, Counters, Cursor, Feed, News};
 use crate::query::Asker;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -48,12 +49,19 @@ const PIECES: usize = 4;
 /// The routes.
 pub const ROUTES: &[&str] = &["/api/v1/stream"];
 
+/// So long whoever reads has for the end of its answer.
+const FAREWELL: Duration = Duration::from_secs(1);
+const SEALED_FOR: &str = "stream";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What is told from.
 #[derive(Clone)]
 pub struct Stream {
     pub feed: Arc<Feed>,
+    /// Whether anything comes in there.
+    pub is_fed: bool,
+    /// Seals the ids of those who see some accounts only.
+    pub vault: Arc<Vault>,
     pub metrics: Arc<Metrics>,
     /// The wall clock, in µs since the epoch.
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
@@ -104,21 +112,26 @@ pub(super) async fn follow(
     if let Some(kind) = filter.kind.as_deref().filter(|kind| !["service", "paid"].contains(kind)) {
         return Err(Problem::bad_request(format!("kind: `{kind}` is none of service, paid")));
     }
+    if !stream.is_fed {
+        return Err(Problem::unavailable(
+            "no projector is heard of here: this process folds nothing, and [cluster] secret is not set",
+        ));
+    }
     stream.feed.want();
-    let newest = stream.feed.newest();
     let cursor = match headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default()) {
-        None | Some("") => newest,
+        None | Some("") => stream.feed.newest(),
         Some(id) => {
-            let cursor: Cursor = id.parse().map_err(|error| Problem::bad_request(format!("Last-Event-ID: {error}")))?;
-            if cursor.places.len() != newest.places.len() {
-                return Err(Problem::bad_request("Last-Event-ID: it is of a log with another number of partitions"));
-            }
-            cursor
+            let opened = match asker.sight.accounts {
+                None => Ok(id.to_owned()),
+                Some(_) => stream.vault.open(SEALED_FOR, id).map_err(|_| BadCursor),
+            };
+            let cursor = opened.and_then(|text| text.parse());
+            cursor.map_err(|error| Problem::bad_request(format!("Last-Event-ID: {error}")))?
         }
     };
     let (pieces, sent) = mpsc::channel(PIECES);
     let cut = connection.map(|Extension(ConnectInfo(cut))| cut);
-    let telling = Telling { stream, asker, filter, cursor, pieces, counted: None };
+    let telling = Telling { stream, asker, filter, cursor, pieces, sent: Instant::now(), counted: None };
     tokio::spawn(telling.run(cut));
     let body = futures::stream::unfold(sent, |mut sent| async move {
         let piece = sent.recv().await?;
@@ -133,10 +146,14 @@ pub(super) async fn follow(
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-/// The client takes no more.
-struct Gone {
-    /// Whether it is there and does not read.
-    is_slow: bool,
+/// Why no more is told.
+enum End {
+    /// The client has left.
+    Gone,
+    /// It is there and does not read.
+    Slow,
+    /// The process is about to end.
+    Halted,
 }
 
 /// One client that is told.
@@ -146,79 +163,114 @@ struct Telling {
     filter: Filter,
     cursor: Cursor,
     pieces: mpsc::Sender<Bytes>,
-    /// Which counters were looked at last, what was told of them, and when.
-    counted: Option<(u64, Vec<Counters>, Instant)>,
+    /// When something was sent last.
+    sent: Instant,
+    /// What was told of counters last, and when they were looked at.
+    counted: Option<(Vec<Counters>, Instant)>,
 }
 
 impl Telling {
     async fn run(mut self, cut: Option<Cut>) {
         let metrics = self.stream.metrics.clone();
         metrics.stream_clients(1);
-        if let Err(Gone { is_slow: true }) = self.tell().await {
-            metrics.stream_cut();
-            cut.inspect(Cut::cut);
+        match self.tell().await {
+            Err(End::Slow) => {
+                metrics.stream_cut();
+                cut.inspect(Cut::cut);
+            }
+            Err(End::Halted) => {
+                // The answer ends here, for whoever reads it.
+                drop(self);
+                tokio::time::sleep(FAREWELL).await;
+                cut.inspect(Cut::cut);
+            }
+            Ok(()) | Err(End::Gone) => {}
         }
         metrics.stream_clients(-1);
     }
 
-    async fn tell(&mut self) -> Result<(), Gone> {
+    async fn tell(&mut self) -> Result<(), End> {
         let (feed, mut halted) = (self.stream.feed.clone(), self.stream.halted.clone());
         let mut changed = feed.changed();
         // Where it begins: whoever is cut off before the first event comes back with this.
-        self.send(format!("retry: 1000\nid: {}\n\n", self.cursor)).await?;
+        self.send(format!("retry: 1000\nid: {}\n\n", self.id())).await?;
         loop {
+            feed.want();
             changed.borrow_and_update();
-            let has_more = self.send_news().await?;
+            let is_all = self.send_news().await?;
             self.send_counters().await?;
-            if has_more {
+            if !is_all {
                 continue;
             }
-            let due = self.counted.as_ref().map_or_else(Instant::now, |(_, _, at)| *at + COUNTED_EVERY);
-            let alive = Instant::now() + ALIVE_EVERY;
+            let (alive, due) = (self.sent + ALIVE_EVERY, self.counted_at() + COUNTED_EVERY);
             tokio::select! {
                 // The feed is there as long as its process.
                 _ = changed.changed() => {}
-                () = tokio::time::sleep_until(due), if self.has_counters() => {}
+                () = tokio::time::sleep_until(due) => {}
+                () = self.pieces.closed() => return Err(End::Gone),
+                () = async { drop(halted.wait_for(|halted| *halted).await) } => return Err(End::Halted),
+            }
+            if Instant::now() >= alive {
                 // The place goes on where nothing of it is for this client, so it is told too.
-                () = tokio::time::sleep_until(alive) => self.send(format!(": alive\nid: {}\n\n", self.cursor)).await?,
-                () = self.pieces.closed() => return Err(Gone { is_slow: false }),
-                _ = halted.wait_for(|halted| *halted) => return Ok(()),
+                self.send(format!(": alive\nid: {}\n\n", self.id())).await?;
             }
             tokio::time::sleep(TOGETHER).await;
         }
     }
 
-    /// Sends what has come; says whether there is more.
-    async fn send_news(&mut self) -> Result<bool, Gone> {
-        let news = self.stream.feed.since(&self.cursor);
-        let mut text = String::new();
-        self.cursor.rebuild = news.rebuild;
-        for (partition, batch, known) in &news.batches {
-            for (n, change) in batch.changes.iter().enumerate().skip(*known) {
-                let is_last = n + 1 == batch.changes.len();
-                let before = self.cursor.places[*partition].map_or(0, |place| place.position);
-                self.cursor.places[*partition] = Some(match is_last {
-                    true => Place { position: batch.position, within: None },
-                    false => Place { position: before, within: Some((batch.position, n + 1)) },
-                });
-                if !self.shows(change) {
-                    continue;
+    /// Sends what has come; says whether that was all.
+    async fn send_news(&mut self) -> Result<bool, End> {
+        let Some(found) = self.stream.feed.since(&mut self.cursor) else {
+            self.send(self.reset()).await?;
+            return Ok(false);
+        };
+        let (mut text, is_all) = (String::new(), found.is_empty());
+        for news in found {
+            match news {
+                News::Reset => {
+                    self.step();
+                    text.push_str(&self.reset());
                 }
-                // Writing to a text does not fail.
-                let _ =
-                    write!(text, "event: {}\nid: {}\ndata: {}\n\n", change.what.as_str(), self.cursor, change.session);
-                if text.len() >= PIECE {
-                    self.send(std::mem::take(&mut text)).await?;
+                News::Batch(batch) => {
+                    for (n, change) in batch.changes.iter().enumerate().skip(self.cursor.within) {
+                        if n + 1 == batch.changes.len() {
+                            self.step();
+                        } else {
+                            self.cursor.within = n + 1;
+                        }
+                        if self.shows(change) {
+                            let (what, id) = (change.what.as_str(), self.id());
+                            // Writing to a text does not fail.
+                            let _ = write!(text, "event: {what}\nid: {id}\ndata: {}\n\n", change.session);
+                        }
+                        if text.len() >= PIECE {
+                            self.send(std::mem::take(&mut text)).await?;
+                        }
+                    }
+                    // One of which a client claims to know more than there is.
+                    if self.cursor.within > 0 {
+                        self.step();
+                    }
                 }
             }
         }
-        let place = |position| Place { position, within: None };
-        self.cursor.places = news.until.iter().map(|until| until.map(place)).collect();
-        if news.is_torn {
-            let _ = write!(text, "event: reset\nid: {}\ndata: {{}}\n\n", self.cursor);
-        }
         self.send(text).await?;
-        Ok(news.has_more)
+        Ok(is_all)
+    }
+
+    /// Goes on behind what has the number of the place.
+    fn step(&mut self) {
+        (self.cursor.next, self.cursor.within) = (self.cursor.next + 1, 0);
+    }
+
+    fn reset(&self) -> String {
+        format!("event: reset\nid: {}\ndata: {{}}\n\n", self.id())
+    }
+
+    /// The id of an event. How much comes in of all accounts is nothing to those who see some.
+    fn id(&self) -> String {
+        let cursor = self.cursor.to_string();
+        if self.asker.sight.accounts.is_none() { cursor } else { self.stream.vault.seal(SEALED_FOR, &cursor) }
     }
 
     fn shows(&self, change: &Change) -> bool {
@@ -236,34 +288,33 @@ impl Telling {
         counters
     }
 
-    /// Whether there may be other counters than were told.
-    fn has_counters(&self) -> bool {
-        self.counted.as_ref().is_none_or(|(seen, _, _)| *seen != self.stream.feed.counted())
+    fn counted_at(&self) -> Instant {
+        self.counted.as_ref().map_or(self.sent, |(_, at)| *at)
     }
 
-    async fn send_counters(&mut self) -> Result<(), Gone> {
-        let is_soon = self.counted.as_ref().is_some_and(|(_, _, at)| at.elapsed() < COUNTED_EVERY);
-        if is_soon || !self.has_counters() {
+    /// Sends the counters where they are others than were told, once in a while.
+    async fn send_counters(&mut self) -> Result<(), End> {
+        if self.counted.as_ref().is_some_and(|(_, at)| at.elapsed() < COUNTED_EVERY) {
             return Ok(());
         }
-        let (seen, counters) = (self.stream.feed.counted(), self.counters());
-        let is_told = self.counted.as_ref().is_some_and(|(_, told, _)| *told == counters);
+        let counters = self.counters();
+        let is_told = self.counted.as_ref().is_some_and(|(told, _)| *told == counters);
         let data = json!({ "at": format_us((self.stream.clock)()), "accounts": counters });
-        self.counted = Some((seen, counters, Instant::now()));
-        if is_told {
-            return Ok(());
-        }
-        self.send(format!("event: counters\ndata: {data}\n\n")).await
+        self.counted = Some((counters, Instant::now()));
+        if is_told { Ok(()) } else { self.send(format!("event: counters\ndata: {data}\n\n")).await }
     }
 
-    async fn send(&self, piece: String) -> Result<(), Gone> {
+    async fn send(&mut self, piece: String) -> Result<(), End> {
         if piece.is_empty() {
             return Ok(());
         }
-        match tokio::time::timeout(PATIENCE, self.pieces.send(piece.into())).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Gone { is_slow: false }),
-            Err(_) => Err(Gone { is_slow: true }),
+        let mut halted = self.stream.halted.clone();
+        tokio::select! {
+            taken = self.pieces.send(piece.into()) => taken.map_err(|_| End::Gone)?,
+            () = tokio::time::sleep(PATIENCE) => return Err(End::Slow),
+            () = async { drop(halted.wait_for(|halted| *halted).await) } => return Err(End::Halted),
         }
+        self.sent = Instant::now();
+        Ok(())
     }
 }

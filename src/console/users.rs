@@ -2,7 +2,7 @@
 //! Answered from the state of the fold, not from the tables.
 
 use super::problem::Problem;
-use crate::cluster::{StandingError, Standings, Told};
+use crate::cluster::{ANSWER_WITHIN, StandingError, Standings, Told};
 use crate::event::check_account_name;
 use crate::log::LogId;
 use crate::query::Asker;
@@ -75,7 +75,9 @@ impl Users {
         if asker.as_ref().is_some_and(|Extension(asker)| !asker.sight.sees(account)) {
             return Err(Problem::new(StatusCode::FORBIDDEN, "the token shows no users of this account"));
         }
-        let told = self.standings.of(&self.log.0, account, user, (self.clock)() / 1000).await;
+        let asked = self.standings.of(&self.log.0, account, user, (self.clock)() / 1000);
+        let told = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+        let told = told.map_err(|_| Problem::unavailable("the fold of this user does not answer now"))?;
         told.map_err(|error| match error {
             StandingError::Projector(error) if !error.is_transient() => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

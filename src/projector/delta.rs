@@ -24,6 +24,6 @@ pub(super) struct Delta {
     pub events: Option<RecordBatch>,
     pub rows: Vec<Laying>,
     pub tally: Tally,
-    /// What became of sessions, where the fold is to tell.
-    pub changes: Vec<Change>,
+    /// What became of sessions; `None` where the fold is not to tell.
+    pub changes: Option<Vec<Change>>,
 }

@@ -1,13 +1,12 @@
-//! What becomes of sessions, as it is folded: the newest changes of each partition, for whoever follows them.
+//! What becomes of sessions, as it is folded: the newest changes in one order, for whoever follows them.
 //!
-//! Each change has a place: the batch of its partition that gave it, and its number in there. Whoever names the place it has
-//! come to is told everything behind it, or that this is not known any more. Nobody holds up the fold: what does not fit
-//! is forgotten.
+//! Each batch of changes has a number, which grows by one. Whoever names the last one it has been told of is told everything
+//! behind it; where that is not known any more, or not sure, a reset says that what was told before is to be looked up
+//! anew. Nobody holds up the fold: what does not fit is forgotten.
 
 use crate::event::time::format_ms;
 use crate::session::row::{Kind, SessionRow, SessionState};
 use crate::state::split_user_key;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-/// So many changes of all partitions are kept.
+/// So many changes are kept.
 const MOST: usize = 1 << 16;
-/// So many are told at once.
+/// So many are told at once, or the whole of one batch.
 const AT_ONCE: usize = 1 << 12;
 
 /// What became of a session.
@@ -49,10 +48,10 @@ impl What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub what: What,
-    pub account: CompactString,
-    pub kind: CompactString,
+    pub account: String,
+    pub kind: String,
     /// The session after it (before it, where it is removed), as JSON.
-    pub session: Arc<str>,
+    pub session: String,
 }
 
 /// A session as `sessions` has it: names, units and forms are those of SQL's answer in JSON.
@@ -127,125 +126,59 @@ impl Change {
             policy: &row.policy,
         };
         // Texts and numbers: nothing that JSON could not say.
-        let session = serde_json::to_string(&shown).unwrap_or_default().into();
+        let session = serde_json::to_string(&shown).unwrap_or_default();
         Some(Self { what, account: account.into(), kind: row.kind.as_str().into(), session })
     }
 }
 
-/// The changes of one batch.
+/// How many sessions are open, by account and kind.
+pub type Open = Vec<(String, String, i64)>;
+
+/// What a stretch of a partition's log has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// The next offset to fold after it.
-    pub position: u64,
-    pub changes: Vec<Change>,
-}
-
-/// How many sessions are open, by account and kind.
-pub type Open = Vec<(CompactString, CompactString, i64)>;
-
-/// A part of what became of a partition's sessions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+    pub partition: u32,
     /// The rebuild of the tables that the sessions belong to.
     pub rebuild: i64,
-    /// From this offset on.
+    /// From this offset on nothing else has changed.
+    pub since: u64,
+    /// The first offset of the stretch.
     pub from: u64,
-    /// Up to this one.
+    /// The offset behind it.
     pub to: u64,
-    pub batches: Vec<Batch>,
-    /// Of all accounts, or of those that the batches are of.
+    pub changes: Vec<Change>,
+    /// Of the accounts that the changes are of; of all at the beginning of a partition.
     pub open: Open,
 }
 
-#[derive(Default)]
-struct Ring {
-    part: Part,
-    /// Whether anything is known.
-    is_begun: bool,
-    /// Where it was begun.
-    begun_at: u64,
-    batches: VecDeque<Arc<Batch>>,
-    held: usize,
-    open: BTreeMap<(CompactString, CompactString), i64>,
+/// What is told, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    Batch(Arc<Batch>),
+    /// Something between is not known: what was told before is to be looked up anew.
+    Reset,
 }
 
-impl Ring {
-    /// Whether what follows `from` follows what is here.
-    fn goes_on(&self, rebuild: i64, from: u64) -> bool {
-        self.is_begun && self.part.rebuild == rebuild && from <= self.part.to
-    }
-
-    /// Says whether there are new changes, and whether others are open now.
-    fn take(&mut self, part: Part, most: usize) -> (bool, bool) {
-        let Part { rebuild, from, to, batches, open } = part;
-        if !self.goes_on(rebuild, from) {
-            let part = Part { rebuild, from, to: from, ..Part::default() };
-            *self = Ring { part, is_begun: true, begun_at: from, ..Ring::default() };
-        }
-        let (mut is_new, mut is_counted_anew) = (false, false);
-        // Another process has folded it anew from an earlier place: what it tells again is known.
-        let known: Vec<Arc<Batch>> = match from < self.part.to {
-            true => self.batches.iter().filter(|batch| batch.position > from).cloned().collect(),
-            false => Vec::new(),
-        };
-        for Batch { position, mut changes } in batches {
-            if position <= self.part.to {
-                continue;
-            }
-            changes.retain(|change| !known.iter().any(|batch| batch.changes.contains(change)));
-            if !changes.is_empty() {
-                self.held += changes.len();
-                self.batches.push_back(Arc::new(Batch { position, changes }));
-                is_new = true;
-            }
-            self.part.to = position;
-        }
-        self.part.to = self.part.to.max(to);
-        for (account, kind, n) in open {
-            is_counted_anew |= self.open.insert((account, kind), n) != Some(n);
-        }
-        while self.held > most && self.batches.len() > 1 {
-            let Some(oldest) = self.batches.pop_front() else { break };
-            self.held -= oldest.changes.len();
-            self.part.from = oldest.position;
-        }
-        (is_new, is_counted_anew)
-    }
-}
-
-/// How far somebody has followed a partition.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Everything of the batches up to here.
-    pub position: u64,
-    /// Of the batch that ends at the first: so many changes.
-    pub within: Option<(u64, usize)>,
-}
-
-/// How far somebody has followed all partitions; as text `rebuild-position.position.…`, with `-partition.end.n` where it is
-/// within a batch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cursor {
+/// How far a partition has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
     pub rebuild: i64,
-    /// By partition; `None` where nothing has been told of it.
-    pub places: Vec<Option<Place>>,
+    pub to: u64,
+}
+
+/// How far somebody has been told: everything of the batches before `next`, and so many changes of that one. As text it has the
+/// name of the feed before it: the numbers of another are others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    pub feed: String,
+    pub next: u64,
+    pub within: usize,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-", self.rebuild)?;
-        for (n, place) in self.places.iter().enumerate() {
-            let dot = if n == 0 { "" } else { "." };
-            match place {
-                Some(place) => write!(f, "{dot}{}", place.position)?,
-                None => write!(f, "{dot}x")?,
-            }
-        }
-        let within = (0..).zip(&self.places).find_map(|(n, place): (usize, _)| Some((n, (*place)?.within?)));
-        if let Some((partition, (end, n))) = within {
-            write!(f, "-{partition}.{end}.{n}")?;
-        }
-        Ok(())
+        write!(f, "{}-{}", self.feed, self.next)?;
+        if self.within == 0 { Ok(()) } else { write!(f, ".{}", self.within) }
     }
 }
 
@@ -258,85 +191,170 @@ impl FromStr for Cursor {
     type Err = BadCursor;
 
     fn from_str(text: &str) -> Result<Self, BadCursor> {
-        let mut parts = text.split('-');
-        let mut next = || parts.next().ok_or(BadCursor);
-        let number = |text: &str| text.parse::<u64>().map_err(|_| BadCursor);
-        let rebuild = next()?.parse().map_err(|_| BadCursor)?;
-        let place = |text: &str| match text {
-            "x" => Ok(None),
-            text => Ok(Some(Place { position: number(text)?, within: None })),
-        };
-        let mut places = next()?.split('.').map(place).collect::<Result<Vec<_>, _>>()?;
-        if let Ok(within) = next() {
-            let numbers = within.split('.').map(number).collect::<Result<Vec<_>, _>>()?;
-            let [partition, end, n] = numbers[..] else { return Err(BadCursor) };
-            let index = |n: u64| usize::try_from(n).map_err(|_| BadCursor);
-            let place = places.get_mut(index(partition)?).and_then(Option::as_mut).ok_or(BadCursor)?;
-            place.within = Some((end, index(n)?));
-        }
-        if next().is_ok() { Err(BadCursor) } else { Ok(Cursor { rebuild, places }) }
+        let (feed, place) = text.split_once('-').ok_or(BadCursor)?;
+        let (next, within) = place.split_once('.').unwrap_or((place, "0"));
+        let is_name = !feed.is_empty() && feed.len() <= 64 && feed.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let next = next.parse().map_err(|_| BadCursor)?;
+        let within = within.parse().map_err(|_| BadCursor)?;
+        if is_name { Ok(Cursor { feed: feed.to_owned(), next, within }) } else { Err(BadCursor) }
     }
 }
 
 /// The counters of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    pub account: CompactString,
+    pub account: String,
     pub open_service: i64,
     pub open_paid: i64,
 }
 
-/// What is told at once.
-#[derive(Debug, Default)]
-pub struct News {
-    /// Whether something between has been forgotten.
-    pub is_torn: bool,
-    /// By partition, with how many changes of each batch are known already.
-    pub batches: Vec<(usize, Arc<Batch>, usize)>,
-    /// Where each partition is when these are told.
-    pub until: Vec<Option<u64>>,
-    pub rebuild: i64,
-    /// Whether there is more.
-    pub has_more: bool,
+/// What another process is told that follows this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Where it is then.
+    pub cursor: Cursor,
+    /// Whether this is a beginning: what was told before has no connection with it.
+    pub is_anew: bool,
+    pub batches: Vec<Batch>,
+    /// How far the partitions that are folded here have been told then.
+    pub told: BTreeMap<u32, Told>,
+    /// At a beginning: all that is open in these partitions.
+    pub open: BTreeMap<u32, Open>,
+}
+
+#[derive(Default)]
+struct Partition {
+    /// `None` where nothing is known of it.
+    told: Option<Told>,
+    /// The end of the last batch that is kept or was.
+    kept_to: u64,
+    open: BTreeMap<(String, String), i64>,
+    /// Whether it was told by the fold of this process.
+    is_own: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The newest at the back, which has the number `next - 1`.
+    news: VecDeque<(News, bool)>,
+    next: u64,
+    held: usize,
+    partitions: BTreeMap<u32, Partition>,
+}
+
+impl Inner {
+    fn first(&self) -> u64 {
+        self.next - self.news.len() as u64
+    }
+
+    fn push(&mut self, news: News, is_own: bool) {
+        self.held += changes(&news);
+        self.news.push_back((news, is_own));
+        self.next += 1;
+        while self.held > MOST
+            && let Some((oldest, _)) = self.news.pop_front()
+        {
+            self.held -= changes(&oldest);
+        }
+    }
+
+    /// Takes a batch; says whether there is anything new.
+    fn take(&mut self, mut batch: Batch, is_own: bool) -> bool {
+        let Batch { partition, rebuild, since, from, to, .. } = batch;
+        let known = self.partitions.entry(partition).or_default();
+        let before = known.told;
+        match before {
+            // Another process works on tables that have been replaced, or folds anew what was told.
+            Some(told) if rebuild < told.rebuild || rebuild == told.rebuild && to <= told.to => return false,
+            _ => {}
+        }
+        let goes_on = before.is_none_or(|told| told.rebuild == rebuild && (since..=from).contains(&told.to));
+        if is_own {
+            batch.since = if before.is_some() && goes_on { known.kept_to } else { from };
+        }
+        if !batch.changes.is_empty() || !goes_on || before.is_none() {
+            known.kept_to = if batch.changes.is_empty() { from } else { to };
+        }
+        known.told = Some(Told { rebuild, to });
+        known.is_own = is_own;
+        known.open.extend(batch.open.iter().map(|(account, kind, n)| ((account.clone(), kind.clone()), *n)));
+        if !goes_on {
+            // A part of it may have been told in other words, or something between never.
+            self.push(News::Reset, is_own);
+        }
+        let is_empty = batch.changes.is_empty();
+        match batch.changes.len() {
+            0 => {}
+            // No client is told so much at once.
+            n if n > MOST => self.push(News::Reset, is_own),
+            _ => self.push(News::Batch(Arc::new(batch)), is_own),
+        }
+        !is_empty || !goes_on
+    }
+}
+
+fn changes(news: &News) -> usize {
+    match news {
+        News::Batch(batch) => batch.changes.len(),
+        // What is empty would be kept for ever.
+        News::Reset => 1,
+    }
 }
 
 /// The newest changes. Hand it around in an `Arc`.
 pub struct Feed {
-    rings: Mutex<Vec<Ring>>,
+    /// Which one it is: no other has ever had this name.
+    name: String,
+    inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
     wanted: watch::Sender<bool>,
-    /// Bumps when others are open.
-    counted: AtomicU64,
+    /// Grows with each who asks.
+    asked: AtomicU64,
+    /// How often it had been asked when [`Feed::rest`] looked last.
+    seen: AtomicU64,
 }
 
 impl Feed {
-    /// Of a log with so many partitions. Nothing is kept until it is wanted.
-    pub fn new(partitions: u32) -> Self {
-        let rings = (0..partitions).map(|_| Ring::default()).collect();
+    /// One with this name, of letters and digits. Nothing is kept until it is wanted.
+    pub fn new(name: String) -> Self {
         Self {
-            rings: Mutex::new(rings),
+            name,
+            inner: Mutex::default(),
             changed: watch::Sender::new(0),
             wanted: watch::Sender::new(false),
-            counted: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Ring>> {
-        // A panic while holding the lock leaves whole changes behind.
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while holding the lock leaves whole batches behind.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has changes kept from now on.
+    /// Has changes kept from now on, for as long as it is said again now and then.
     pub fn want(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
     }
 
-    /// Whether anybody has ever asked.
+    /// Forgets everything where nobody has asked since this was called last.
+    pub fn rest(&self) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if self.seen.swap(asked, Ordering::Relaxed) != asked || !self.is_wanted() {
+            return;
+        }
+        self.wanted.send_replace(false);
+        let mut inner = self.lock();
+        *inner = Inner { next: inner.next, ..Inner::default() };
+    }
+
+    /// Whether anybody asks.
     pub fn is_wanted(&self) -> bool {
         *self.wanted.borrow()
     }
 
-    /// Becomes true when somebody asks first.
+    /// Whether anybody asks, and when that changes.
     pub fn wanted(&self) -> watch::Receiver<bool> {
         self.wanted.subscribe()
     }
@@ -346,122 +364,128 @@ impl Feed {
         self.changed.subscribe()
     }
 
-    /// Whether what a partition gives from `from` on follows what is known; otherwise all that is open is to be told first.
-    pub fn goes_on(&self, partition: u32, rebuild: i64, from: u64) -> bool {
-        self.lock().get(partition as usize).is_some_and(|ring| ring.goes_on(rebuild, from))
+    fn tell(&self) {
+        self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Takes what became of a partition. What is known is passed over; where something lies between, what was known before
-    /// is forgotten.
-    pub fn take(&self, partition: u32, part: Part) {
-        let mut rings = self.lock();
-        let most = MOST / rings.len().max(1);
-        let Some(ring) = rings.get_mut(partition as usize) else { return };
-        let (is_new, is_counted_anew) = ring.take(part, most);
-        drop(rings);
-        if is_counted_anew {
-            self.counted.fetch_add(1, Ordering::Release);
-        }
-        if is_new || is_counted_anew {
-            self.changed.send_modify(|n| *n += 1);
+    /// How far a partition has been told.
+    pub fn told(&self, partition: u32) -> Option<Told> {
+        self.lock().partitions.get(&partition)?.told
+    }
+
+    /// Takes what the fold of this process has changed.
+    pub fn take(&self, batch: Batch) {
+        if self.lock().take(batch, true) {
+            self.tell();
         }
     }
 
-    /// Everywhere the newest.
+    /// Takes what another process has told.
+    pub fn follow(&self, answer: Answer) {
+        let mut inner = self.lock();
+        let mut is_new = false;
+        if answer.is_anew {
+            inner.push(News::Reset, false);
+            is_new = true;
+            for (partition, open) in answer.open {
+                let known = inner.partitions.entry(partition).or_default();
+                known.open = open.into_iter().map(|(account, kind, n)| ((account, kind), n)).collect();
+                known.told = None;
+            }
+        }
+        for batch in answer.batches {
+            is_new |= inner.take(batch, false);
+        }
+        for (partition, told) in answer.told {
+            let known = inner.partitions.entry(partition).or_default();
+            let is_newer = |known: Told| (known.rebuild, known.to) < (told.rebuild, told.to);
+            if known.told.is_none_or(is_newer) {
+                (known.told, known.is_own) = (Some(told), false);
+            }
+        }
+        drop(inner);
+        if is_new {
+            self.tell();
+        }
+    }
+
+    /// The place behind everything.
     pub fn newest(&self) -> Cursor {
-        let rings = self.lock();
-        let place = |ring: &Ring| ring.is_begun.then_some(Place { position: ring.part.to, within: None });
-        Cursor {
-            rebuild: rings.iter().map(|ring| ring.part.rebuild).max().unwrap_or(0),
-            places: rings.iter().map(place).collect(),
-        }
+        Cursor { feed: self.name.clone(), next: self.lock().next, within: 0 }
     }
 
-    /// What has come since: not all where it is much.
-    pub fn since(&self, cursor: &Cursor) -> News {
-        let rings = self.lock();
-        let rebuild = rings.iter().map(|ring| ring.part.rebuild).max().unwrap_or(0);
-        let mut news = News {
-            rebuild,
-            is_torn: rebuild != cursor.rebuild && cursor.places.iter().any(Option::is_some),
-            ..News::default()
-        };
+    /// What is behind a place, not all where it is much; the first is of the place's own number. A place that is not known any more
+    /// is moved to the newest: then there is `None`, for something between.
+    pub fn since(&self, cursor: &mut Cursor) -> Option<Vec<News>> {
+        let inner = self.lock();
+        if cursor.feed != self.name || !(inner.first()..=inner.next).contains(&cursor.next) {
+            *cursor = Cursor { feed: self.name.clone(), next: inner.next, within: 0 };
+            return None;
+        }
+        let at = usize::try_from(cursor.next - inner.first()).unwrap_or(usize::MAX);
         let mut many = 0;
-        for (n, ring) in rings.iter().enumerate() {
-            let place = cursor.places.get(n).copied().flatten();
-            news.until.push(match (ring.is_begun, place) {
-                (false, place) => place.map(|place| place.position),
-                (true, place) => Some(ring.part.to.max(place.map_or(0, |place| place.position))),
-            });
-            if !ring.is_begun {
-                continue;
-            }
-            // Where nothing was known when it was asked first, everything has come since.
-            let place = place.unwrap_or(Place { position: ring.begun_at, within: None });
-            news.is_torn |= place.position < ring.part.from;
-            for batch in ring.batches.iter().filter(|batch| batch.position > place.position) {
-                if many >= AT_ONCE {
-                    news.has_more = true;
-                    news.until[n] = Some(
-                        news.batches.last().filter(|last| last.0 == n).map_or(place.position, |last| last.1.position),
-                    );
-                    break;
-                }
-                let known = place.within.filter(|(end, _)| *end == batch.position).map_or(0, |(_, known)| known);
-                many += batch.changes.len();
-                news.batches.push((n, batch.clone(), known));
-            }
-        }
-        if news.is_torn {
-            news.batches.clear();
-            news.until = rings.iter().map(|ring| ring.is_begun.then_some(ring.part.to)).collect();
-        }
-        news
-    }
-
-    /// What another process is told of a partition that it has followed up to `after`: from there on, or from now on where it
-    /// has followed nothing; `None` where nothing is known here.
-    pub fn part(&self, partition: u32, after: Option<(i64, u64)>) -> Option<Part> {
-        let rings = self.lock();
-        let ring = rings.get(partition as usize).filter(|ring| ring.is_begun)?;
-        let open = |(key, n): (&(CompactString, CompactString), &i64)| (key.0.clone(), key.1.clone(), *n);
-        let Part { rebuild, from, to, .. } = ring.part;
-        let goes_on = after.filter(|(theirs, position)| *theirs == rebuild && (from..=to).contains(position));
-        let Some((_, after)) = goes_on else {
-            let open = ring.open.iter().map(open).collect();
-            return Some(Part { rebuild, from: to, to, batches: Vec::new(), open });
-        };
-        let (mut batches, mut many) = (Vec::new(), 0);
-        for batch in ring.batches.iter().filter(|batch| batch.position > after) {
-            batches.push(Batch::clone(batch));
-            many += batch.changes.len();
+        let mut found = Vec::new();
+        for (news, _) in inner.news.range(at.min(inner.news.len())..) {
+            found.push(news.clone());
+            many += changes(news);
             if many >= AT_ONCE {
                 break;
             }
         }
-        let to = if many >= AT_ONCE { batches.last().map_or(to, |batch| batch.position) } else { to };
-        let is_told = |key: &(CompactString, CompactString)| {
-            batches.iter().flat_map(|batch| &batch.changes).any(|change| change.account == key.0)
-        };
-        let open = ring.open.iter().filter(|(key, _)| is_told(key)).map(open).collect();
-        Some(Part { rebuild, from: after, to, batches, open })
+        Some(found)
     }
 
-    /// Another number each time [`Feed::counters`] have changed.
-    pub fn counted(&self) -> u64 {
-        self.counted.load(Ordering::Acquire)
+    /// What another process is told that has been told up to `after`, of what is folded here.
+    pub fn answer(&self, after: Option<&Cursor>, owned: &[u32]) -> Answer {
+        let inner = self.lock();
+        let of_own = || inner.partitions.iter().filter(|(partition, known)| known.is_own && owned.contains(partition));
+        let is_known =
+            |cursor: &&Cursor| cursor.feed == self.name && (inner.first()..=inner.next).contains(&cursor.next);
+        let mut next = inner.next;
+        let mut batches = Vec::new();
+        let known = after.filter(is_known);
+        if let Some(after) = known {
+            let (mut many, mut at) = (0, after.next);
+            for (news, is_own) in inner.news.range(usize::try_from(after.next - inner.first()).unwrap_or(0)..) {
+                if many >= AT_ONCE {
+                    break;
+                }
+                at += 1;
+                if let (News::Batch(batch), true) = (news, is_own) {
+                    many += batch.changes.len();
+                    batches.push(Batch::clone(batch));
+                }
+            }
+            next = at;
+        }
+        let is_whole = next == inner.next;
+        let open = |known: &Partition| {
+            known.open.iter().map(|((account, kind), n)| (account.clone(), kind.clone(), *n)).collect()
+        };
+        Answer {
+            cursor: Cursor { feed: self.name.clone(), next, within: 0 },
+            is_anew: known.is_none(),
+            batches,
+            told: if is_whole {
+                of_own().filter_map(|(partition, known)| Some((*partition, known.told?))).collect()
+            } else {
+                BTreeMap::new()
+            },
+            open: if known.is_none() {
+                of_own().map(|(partition, known)| (*partition, open(known))).collect()
+            } else {
+                BTreeMap::new()
+            },
+        }
     }
 
     /// How many sessions are open, by account.
     pub fn counters(&self) -> Vec<Counters> {
-        let mut accounts: BTreeMap<CompactString, Counters> = BTreeMap::new();
-        for ((account, kind), n) in self.lock().iter().flat_map(|ring| &ring.open) {
+        let mut accounts: BTreeMap<String, Counters> = BTreeMap::new();
+        for ((account, kind), n) in self.lock().partitions.values().flat_map(|partition| &partition.open) {
             let counters = accounts.entry(account.clone()).or_default();
-            counters.account = account.clone();
-            match kind.as_str() {
-                kind if kind == Kind::Service.as_str() => counters.open_service += n,
-                _ => counters.open_paid += n,
-            }
+            counters.account.clone_from(account);
+            if kind == Kind::Service.as_str() { counters.open_service += n } else { counters.open_paid += n }
         }
         accounts.into_values().collect()
     }
@@ -471,128 +495,175 @@ impl Feed {
 mod tests {
     use super::*;
 
+    fn feed(name: &str) -> Feed {
+        Feed::new(name.to_owned())
+    }
+
     fn change(n: u64) -> Change {
-        Change { what: What::Opened, account: "shop".into(), kind: "service".into(), session: n.to_string().into() }
+        Change { what: What::Opened, account: "shop".into(), kind: "service".into(), session: n.to_string() }
     }
 
-    /// A part from one offset to another with a batch at each offset between, of one change that has its number.
-    fn part(from: u64, to: u64) -> Part {
-        let batches = (from + 1..=to).map(|position| Batch { position, changes: vec![change(position)] });
-        Part { rebuild: 0, from, to, batches: batches.collect(), open: Vec::new() }
+    /// A stretch of partition 0 with these changes.
+    fn batch(from: u64, to: u64, changes: &[u64]) -> Batch {
+        let changes = changes.iter().copied().map(change).collect();
+        Batch { partition: 0, rebuild: 0, since: from, from, to, changes, open: Vec::new() }
     }
 
-    fn told(news: &News) -> Vec<String> {
-        let of = |(_, batch, known): &(usize, Arc<Batch>, usize)| {
-            batch.changes[*known..].iter().map(|change| change.session.to_string()).collect::<Vec<_>>()
-        };
-        news.batches.iter().flat_map(of).collect()
-    }
-
-    fn at(positions: &[Option<u64>]) -> Cursor {
-        let place = |position| Place { position, within: None };
-        Cursor { rebuild: 0, places: positions.iter().map(|position| position.map(place)).collect() }
+    /// What is told from a place on: changes by number, resets as 0.
+    fn told(feed: &Feed, cursor: &mut Cursor) -> Vec<u64> {
+        let mut all = Vec::new();
+        loop {
+            let Some(found) = feed.since(cursor) else {
+                all.push(0);
+                continue;
+            };
+            if found.is_empty() {
+                return all;
+            }
+            for news in found {
+                match news {
+                    News::Reset => all.push(0),
+                    News::Batch(batch) => {
+                        let new = batch.changes.iter().skip(std::mem::take(&mut cursor.within));
+                        all.extend(new.map(|change| change.session.parse::<u64>().unwrap()));
+                    }
+                }
+                cursor.next += 1;
+            }
+        }
     }
 
     #[test]
     fn a_cursor_is_read_as_it_is_written() {
-        let mut cursor = at(&[Some(12), None, Some(7)]);
-        cursor.rebuild = 3;
-        assert_eq!(cursor.to_string(), "3-12.x.7");
-        assert_eq!(cursor.to_string().parse(), Ok(cursor.clone()));
-        cursor.places[2] = Some(Place { position: 7, within: Some((9, 4)) });
-        assert_eq!(cursor.to_string(), "3-12.x.7-2.9.4");
-        assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for bad in ["", "3", "3-", "a-1", "3-1.b", "3-1-0.2", "3-1-1.2.3", "3-x-0.2.3", "3-1-0.2.3-4", "3-1-0.2.-3"] {
+        for (next, within, text) in [(0, 0, "ab12-0"), (77, 0, "ab12-77"), (77, 5, "ab12-77.5")] {
+            let cursor = Cursor { feed: "ab12".into(), next, within };
+            assert_eq!(cursor.to_string(), text);
+            assert_eq!(text.parse(), Ok(cursor));
+        }
+        for bad in ["", "-", "ab12", "-7", "ab12-", "ab12-x", "ab12-7.", "ab12-7.x", "ab 12-7", "ab12--7", "ab12-7.5.5"]
+        {
             assert_eq!(bad.parse::<Cursor>(), Err(BadCursor), "{bad}");
         }
     }
 
     #[test]
     fn each_is_told_what_has_come_since() {
-        let feed = Feed::new(2);
-        let before = feed.newest();
-        feed.take(0, part(100, 103));
-        assert_eq!(told(&feed.since(&before)), ["101", "102", "103"], "it was asked before anything was known");
-        assert_eq!(told(&feed.since(&feed.newest())), [""; 0]);
-        assert_eq!(told(&feed.since(&at(&[Some(102), None]))), ["103"]);
-        feed.take(0, part(103, 104));
-        feed.take(1, part(5, 6));
-        assert_eq!(told(&feed.since(&at(&[Some(103), None]))), ["104", "6"]);
-        let within = Cursor {
-            rebuild: 0,
-            places: vec![
-                Some(Place { position: 102, within: Some((103, 1)) }),
-                Some(Place { position: 6, within: None }),
-            ],
-        };
-        assert_eq!(told(&feed.since(&within)), ["104"]);
-        // Nothing is known of what lies before the beginning.
-        assert!(feed.since(&at(&[Some(99), Some(6)])).is_torn);
-        assert!(!feed.since(&at(&[Some(100), Some(6)])).is_torn);
+        let feed = feed("a");
+        let mut from_the_beginning = feed.newest();
+        feed.take(batch(100, 103, &[1, 2]));
+        feed.take(batch(103, 104, &[]));
+        let mut later = feed.newest();
+        feed.take(batch(104, 106, &[3]));
+        let mut within = Cursor { next: 0, within: 1, ..feed.newest() };
+        assert_eq!(told(&feed, &mut from_the_beginning), [1, 2, 3]);
+        assert_eq!(told(&feed, &mut later), [3]);
+        assert_eq!(told(&feed, &mut within), [2, 3]);
+        assert_eq!(told(&feed, &mut later), [0; 0]);
+        let mut foreign = Cursor { feed: "b".into(), next: 1, within: 0 };
+        assert_eq!(told(&feed, &mut foreign), [0]);
+        assert_eq!(foreign, feed.newest());
+        let mut future = Cursor { next: 9, ..feed.newest() };
+        assert_eq!(told(&feed, &mut future), [0]);
     }
 
     #[test]
-    fn what_is_folded_anew_is_told_once() {
-        let feed = Feed::new(1);
-        feed.take(0, part(100, 110));
-        // Another process has taken the partition over from where it was committed, in batches of its own.
-        let again = Batch { position: 112, changes: (104..=112).map(change).collect() };
-        feed.take(0, Part { rebuild: 0, from: 103, to: 112, batches: vec![again], open: Vec::new() });
-        assert_eq!(told(&feed.since(&at(&[Some(108)]))), ["109", "110", "111", "112"]);
-        feed.take(0, part(104, 112));
-        assert_eq!(told(&feed.since(&at(&[Some(112)]))), [""; 0]);
-    }
-
-    #[test]
-    fn what_lies_between_is_not_passed_over_in_silence() {
-        let feed = Feed::new(1);
-        feed.take(0, part(100, 103));
-        feed.take(0, part(105, 106));
-        assert!(feed.since(&at(&[Some(103)])).is_torn);
-        let news = feed.since(&at(&[Some(103)]));
-        assert_eq!((told(&news), news.until.clone()), (Vec::new(), vec![Some(106)]));
-        // Other tables: other sessions.
-        feed.take(0, Part { rebuild: 1, ..part(106, 107) });
-        assert!(feed.since(&at(&[Some(106)])).is_torn);
+    fn what_is_folded_anew_or_between_is_told_of() {
+        let feed = feed("a");
+        let mut cursor = feed.newest();
+        feed.take(batch(100, 110, &[1]));
+        feed.take(batch(103, 108, &[8]));
+        feed.take(batch(108, 110, &[8]));
+        assert_eq!(told(&feed, &mut cursor), [1], "all of it is known");
+        feed.take(batch(105, 112, &[2]));
+        assert_eq!(told(&feed, &mut cursor), [0, 2], "some of it may be told again");
+        feed.take(batch(113, 114, &[3]));
+        assert_eq!(told(&feed, &mut cursor), [0, 3], "something lies between");
+        feed.take(Batch { rebuild: 1, ..batch(100, 101, &[4]) });
+        feed.take(batch(114, 115, &[8]));
+        assert_eq!(told(&feed, &mut cursor), [0, 4], "other tables, and no way back");
     }
 
     #[test]
     fn what_is_not_kept_is_missed() {
-        let feed = Feed::new(1);
-        let most = MOST as u64;
-        feed.take(0, part(0, most + 10));
-        assert!(feed.since(&at(&[Some(9)])).is_torn);
-        let (mut cursor, mut seen) = (at(&[Some(10)]), 0);
+        let feed = feed("a");
+        let (mut first, mut second) = (feed.newest(), Cursor { next: 1, ..feed.newest() });
+        for n in 0..=MOST as u64 {
+            feed.take(batch(n, n + 1, &[n + 1]));
+        }
+        assert_eq!(told(&feed, &mut second).len(), MOST);
+        assert_eq!(told(&feed, &mut first), [0]);
+        let all: Vec<u64> = (1..=MOST as u64 + 1).collect();
+        feed.take(batch(MOST as u64 + 1, MOST as u64 + 2, &all));
+        assert_eq!(told(&feed, &mut second), [0], "too much at once");
+        assert_eq!(feed.lock().held, MOST);
+    }
+
+    /// Has one feed follow another, up to its end.
+    fn follow(there: &Feed, here: &Feed, after: &mut Option<Cursor>) {
         loop {
-            let news = feed.since(&cursor);
-            assert!(!news.is_torn && news.batches.len() <= AT_ONCE);
-            seen += news.batches.len() as u64;
-            cursor = at(&news.until);
-            if !news.has_more {
-                break;
+            let answer = there.answer(after.as_ref(), &[0]);
+            let is_over = answer.cursor == there.newest();
+            *after = Some(answer.cursor.clone());
+            here.follow(answer);
+            if is_over {
+                return;
             }
         }
-        assert_eq!((seen, cursor), (most, at(&[Some(most + 10)])));
     }
 
     #[test]
     fn another_process_follows() {
-        let (here, there) = (Feed::new(1), Feed::new(1));
-        let after = |feed: &Feed| feed.newest().places[0].map(|place| (feed.newest().rebuild, place.position));
-        let open = |n| vec![("shop".into(), "service".into(), n)];
-        assert_eq!(here.part(0, None), None, "nothing is known there either");
-        here.take(0, Part { open: open(3), ..part(100, 103) });
-        there.take(0, here.part(0, after(&there)).unwrap());
-        assert_eq!(there.counters()[0].open_service, 3);
-        let cursor = there.newest();
-        here.take(0, Part { open: open(5), ..part(103, 106) });
-        there.take(0, here.part(0, after(&there)).unwrap());
-        assert_eq!(told(&there.since(&cursor)), ["104", "105", "106"]);
-        assert_eq!(there.counters()[0].open_service, 5);
-        assert_eq!(there.newest(), here.newest());
-        // It was away while the other forgot.
-        here.take(0, part(200, 201));
-        there.take(0, here.part(0, after(&there)).unwrap());
-        assert!(there.since(&cursor).is_torn);
+        let (here, there, third) = (feed("here"), feed("there"), feed("third"));
+        let open = |n| vec![("shop".to_owned(), "service".to_owned(), n)];
+        let (mut after, mut cursor) = (None, here.newest());
+        there.take(Batch { open: open(3), ..batch(100, 103, &[1]) });
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [0], "what it was before is not known");
+        assert_eq!(here.counters()[0].open_service, 3);
+        // Nothing has changed in between, whether the follower has asked then or not.
+        there.take(batch(103, 104, &[]));
+        there.take(Batch { open: open(4), ..batch(104, 105, &[2]) });
+        follow(&there, &here, &mut after);
+        there.take(batch(105, 107, &[]));
+        follow(&there, &here, &mut after);
+        there.take(batch(107, 109, &[3]));
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [2, 3]);
+        assert_eq!(here.counters()[0].open_service, 4);
+
+        // In order: the next owner goes on where the first one has ended.
+        let mut of_third = None;
+        follow(&third, &here, &mut of_third);
+        told(&here, &mut cursor);
+        third.take(Batch { open: open(4), ..batch(109, 110, &[4]) });
+        follow(&third, &here, &mut of_third);
+        assert_eq!(told(&here, &mut cursor), [4]);
+        // Out of order: it folds anew what the first one has told, in other words.
+        third.take(batch(110, 113, &[5]));
+        follow(&third, &here, &mut of_third);
+        there.take(batch(109, 112, &[9]));
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [5]);
+        // Nobody tells others what it has been told itself.
+        assert_eq!(here.answer(Some(&Cursor { next: 0, ..here.newest() }), &[0]).batches, []);
+        // Away for too long.
+        let far = Some(Cursor { feed: "there".into(), next: 99, within: 0 });
+        assert!(there.answer(far.as_ref(), &[0]).is_anew);
+    }
+
+    #[test]
+    fn nothing_is_kept_for_nobody() {
+        let feed = feed("a");
+        feed.want();
+        feed.take(batch(1, 2, &[1]));
+        let mut cursor = Cursor { next: 0, ..feed.newest() };
+        feed.rest();
+        assert!(feed.is_wanted());
+        feed.want();
+        feed.rest();
+        assert!(feed.is_wanted(), "somebody has asked again");
+        feed.rest();
+        assert!(!feed.is_wanted());
+        assert_eq!(told(&feed, &mut cursor), [0]);
     }
 }

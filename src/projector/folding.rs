@@ -2,7 +2,7 @@
 
 use super::commit::{Command, Frozen};
 use super::delta::Delta;
-use super::feed::{Batch, Part};
+use super::feed::{Batch, Told};
 use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 /// Most records folded at once.
 const BATCH_RECORDS: usize = 8192;
+/// So many users are told about between two batches.
+const LOOKS: usize = 64;
 /// Most bytes of records folded at once.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -113,7 +115,9 @@ impl Folding {
                     }
                 },
                 Found::More => {
-                    while let Ok(look) = self.looks.try_recv() {
+                    // Some at a time: those who ask must not hold up the fold.
+                    for _ in 0..LOOKS {
+                        let Ok(look) = self.looks.try_recv() else { break };
                         self.tell(look);
                     }
                     match self.commands.try_recv() {
@@ -167,25 +171,23 @@ impl Folding {
 
     /// Shows what a batch changed, which began at `from`, and then tells of it: who hears of it finds it.
     fn publish(&mut self, from: u64, mut delta: Delta, end: u64) {
-        let (changes, position) = (std::mem::take(&mut delta.changes), delta.position);
+        let (changes, to) = (delta.changes.take(), delta.position);
         self.live.publish(delta, end);
-        let feed = &self.settings.feed;
-        if !feed.is_wanted() {
-            return;
-        }
-        let rebuild = self.worker.rebuild();
-        let open = match feed.goes_on(self.partition, rebuild, from) {
+        let Some(changes) = changes else { return };
+        let (feed, rebuild) = (&self.settings.feed, self.worker.rebuild());
+        let goes_on = feed.told(self.partition) == Some(Told { rebuild, to: from });
+        let open = match goes_on {
             true if changes.is_empty() => Vec::new(),
             true => self.worker.open_sessions(Some(&changes)),
             false => self.worker.open_sessions(None),
         };
-        let batches = vec![Batch { position, changes }];
-        feed.take(self.partition, Part { rebuild, from, to: position, batches, open });
+        feed.take(Batch { partition: self.partition, rebuild, since: from, from, to, changes, open });
     }
 
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
+        self.worker.tell_changes(self.settings.feed.is_wanted());
         let Fetched { records, next, end } = self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
         let lag = end.saturating_sub(next);
         let newest_us = records.last().map(|record| record.appended_at_us);
@@ -209,7 +211,6 @@ impl Folding {
             return Ok(Found::Nothing);
         }
         self.meet(&records).await?;
-        self.worker.tell_changes(self.settings.feed.is_wanted());
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.publish(from, delta, end);

@@ -464,7 +464,7 @@ mod tests {
             events: None,
             rows: vec![laying],
             tally: crate::metrics::Tally::default(),
-            changes: Vec::new(),
+            changes: None,
         };
         live.publish(delta, 5);
         assert_eq!(laid(&live, 10), Some(vec![(7, 400), (8, 300)]));

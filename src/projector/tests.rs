@@ -51,7 +51,7 @@ fn settings(log: &dyn EventLog) -> Settings {
         memory_bytes: 64 << 20,
         metrics: Arc::new(Metrics::new(AccountLabels::All)),
         clock: Arc::new(now_us),
-        feed: Arc::new(Feed::new(log.partitions())),
+        feed: Arc::new(Feed::new("test".to_owned())),
     }
 }
 

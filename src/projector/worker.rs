@@ -103,7 +103,7 @@ impl Worker {
     pub fn open_sessions(&self, of: Option<&[Change]>) -> Open {
         let is_asked = |account: &str| of.is_none_or(|changes| changes.iter().any(|change| change.account == account));
         let open = self.open.iter().filter(|((account, _), _)| is_asked(account));
-        open.map(|((account, kind), n)| (account.into(), kind.as_str().into(), *n)).collect()
+        open.map(|((account, kind), n)| (account.clone(), kind.as_str().to_owned(), *n)).collect()
     }
 
     /// The next offset to fold.
@@ -306,7 +306,7 @@ impl Worker {
             events,
             rows,
             tally,
-            changes,
+            changes: self.tells.then_some(changes),
         })
     }
 
