@@ -240,6 +240,20 @@ struct Inner {
     next: u64,
     held: usize,
     partitions: BTreeMap<u32, Partition>,
+    /// Of all partitions, by account.
+    counters: BTreeMap<String, Counters>,
+}
+
+/// Notes how many are open in a partition, and so in all.
+fn count(
+    counters: &mut BTreeMap<String, Counters>,
+    open: &mut BTreeMap<(String, String), i64>,
+    (account, kind, n): (String, String, i64),
+) {
+    let of = counters.entry(account.clone()).or_default();
+    of.account.clone_from(&account);
+    let sum = if kind == Kind::Service.as_str() { &mut of.open_service } else { &mut of.open_paid };
+    *sum += n - open.insert((account, kind), n).unwrap_or(0);
 }
 
 impl Inner {
@@ -277,7 +291,9 @@ impl Inner {
         }
         known.told = Some(Told { rebuild, to });
         known.is_own = is_own;
-        known.open.extend(batch.open.iter().map(|(account, kind, n)| ((account.clone(), kind.clone()), *n)));
+        for open in &batch.open {
+            count(&mut self.counters, &mut known.open, open.clone());
+        }
         if !goes_on {
             // A part of it may have been told in other words, or something between never.
             self.push(News::Reset, is_own);
@@ -382,14 +398,21 @@ impl Feed {
 
     /// Takes what another process has told.
     pub fn follow(&self, answer: Answer) {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        // Field by field.
+        let inner = &mut *guard;
         let mut is_new = false;
         if answer.is_anew {
             inner.push(News::Reset, false);
             is_new = true;
             for (partition, open) in answer.open {
                 let known = inner.partitions.entry(partition).or_default();
-                known.open = open.into_iter().map(|(account, kind, n)| ((account, kind), n)).collect();
+                // Those that are not named are not open.
+                let gone =
+                    known.open.keys().map(|(account, kind)| (account.clone(), kind.clone(), 0)).collect::<Open>();
+                for open in gone.into_iter().chain(open) {
+                    count(&mut inner.counters, &mut known.open, open);
+                }
                 known.told = None;
             }
         }
@@ -403,7 +426,7 @@ impl Feed {
                 (known.told, known.is_own) = (Some(told), false);
             }
         }
-        drop(inner);
+        drop(guard);
         if is_new {
             self.tell();
         }
@@ -481,13 +504,7 @@ impl Feed {
 
     /// How many sessions are open, by account.
     pub fn counters(&self) -> Vec<Counters> {
-        let mut accounts: BTreeMap<String, Counters> = BTreeMap::new();
-        for ((account, kind), n) in self.lock().partitions.values().flat_map(|partition| &partition.open) {
-            let counters = accounts.entry(account.clone()).or_default();
-            counters.account.clone_from(account);
-            if kind == Kind::Service.as_str() { counters.open_service += n } else { counters.open_paid += n }
-        }
-        accounts.into_values().collect()
+        self.lock().counters.values().cloned().collect()
     }
 }
 
