@@ -17,7 +17,6 @@ use tokio::net::{TcpSocket, TcpStream};
 #[derive(Debug, Clone, PartialEq)]
 struct Event {
     name: String,
-    id: Option<String>,
     data: Value,
 }
 
@@ -42,8 +41,8 @@ impl Drop for Client {
     }
 }
 
-/// Takes whole events off the front of `text`.
-fn take_events(text: &mut String, got: &Mutex<Got>) {
+/// Takes whole events off the front of `text`; of many only the users are kept.
+fn take_events(text: &mut String, got: &Mutex<Got>, only_users: bool) {
     while let Some(end) = text.find("\n\n") {
         let block: String = text.drain(..end + 2).collect();
         let (mut name, mut id, mut data) = (String::new(), None, None);
@@ -51,18 +50,25 @@ fn take_events(text: &mut String, got: &Mutex<Got>) {
             match line.split_once(": ") {
                 Some(("event", value)) => name = value.to_owned(),
                 Some(("id", value)) => id = Some(value.to_owned()),
-                Some(("data", value)) => data = Some(serde_json::from_str(value).unwrap()),
+                Some(("data", value)) => data = Some(serde_json::from_str::<Value>(value).unwrap()),
                 _ => {}
             }
         }
+        if only_users {
+            data = data.map(|data| json!({ "user_id": data["user_id"] }));
+        }
         let mut got = got.lock().unwrap();
-        got.last_id = id.clone().unwrap_or(std::mem::take(&mut got.last_id));
-        got.events.extend(data.map(|data| Event { name, id, data }));
+        got.last_id = id.unwrap_or(std::mem::take(&mut got.last_id));
+        got.events.extend(data.map(|data| Event { name, data }));
     }
 }
 
 impl Client {
     fn follow(server: &Server, query: &str, token: &str, last_id: Option<&str>) -> Self {
+        Self::start(server, query, token, last_id, false)
+    }
+
+    fn start(server: &Server, query: &str, token: &str, last_id: Option<&str>, only_users: bool) -> Self {
         let mut get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
         if let Some(last_id) = last_id {
             get = get.header("last-event-id", last_id);
@@ -76,7 +82,7 @@ impl Client {
             let mut text = String::new();
             while let Ok(Some(piece)) = response.chunk().await {
                 text.push_str(std::str::from_utf8(&piece).unwrap());
-                take_events(&mut text, &shared);
+                take_events(&mut text, &shared, only_users);
             }
             shared.lock().unwrap().is_over = true;
         });
@@ -122,18 +128,20 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
     assert_eq!(listed["sessions"][0], told[0].1, "it is the session as it is listed");
     let first_id = everything.last_id();
 
-    assert_eq!(server.callback(&message_body("user-1==", u64::MAX)).status, 200);
-    assert_eq!(server.callback(&message_body("user-2==", 3)).status, 200);
-    let gone = r#"{"event":"unsubscribed","timestamp":4102444800000,"user_id":"user-1==","message_token":4}"#;
-    let now_ms = chrono::Utc::now().timestamp_millis() + 1000;
-    assert_eq!(server.callback(&gone.replace("4102444800000", &now_ms.to_string())).status, 200);
-    // The end shows once time has come so far: with the next message of the same partition.
-    assert_eq!(server.callback(&message_body("user-1==", 5)).status, 200);
-    let told = everything.until(4);
-    let of =
-        |what: &str, user: &str| told.iter().filter(|(name, data)| name == what && data["user_id"] == user).count();
-    assert_eq!((of("opened", "user-2=="), of("updated", "user-1==")), (1, 1), "{told:?}");
-    assert_eq!(of("closed", "user-1=="), 1, "{told:?}");
+    let happens = |body: &str, number: usize, what: &str, user: &str| {
+        assert_eq!(server.callback(body).status, 200);
+        let told = everything.until(number);
+        assert_eq!((told.len(), told[number - 1].0.as_str()), (number, what), "{told:?}");
+        assert_eq!(told[number - 1].1["user_id"], user, "{told:?}");
+        told[number - 1].1.clone()
+    };
+    let updated = happens(&message_body("user-1==", u64::MAX), 2, "updated", "user-1==");
+    assert_eq!((&updated["inbound"], &updated["state"]), (&json!(2), &json!("open")));
+    happens(&message_body("user-2==", 3), 3, "opened", "user-2==");
+    let now_ms = chrono::Utc::now().timestamp_millis();
+    let gone = json!({"event": "unsubscribed", "timestamp": now_ms, "user_id": "user-1==", "message_token": 4});
+    let closed = happens(&gone.to_string(), 4, "closed", "user-1==");
+    assert_eq!(closed["close_reason"], "unsubscribed");
     let counted = || {
         let counters = everything.got().events.into_iter().filter(|event| event.name == "counters");
         counters.last().map(|event| event.data["accounts"].clone())
@@ -143,18 +151,24 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
     });
 
     // Who comes back is told the rest, and nothing twice.
-    let all_told = everything.told();
-    for (id, known) in [(&began, 0), (&first_id, 1)] {
+    let last_id = everything.last_id();
+    for (id, known) in [(&began, 0), (&first_id, 1), (&last_id, 4)] {
         let back = Client::follow(&server, "", &all, Some(id));
-        assert_eq!(back.until(all_told.len() - known), all_told[known..]);
+        back.last_id();
+        assert_eq!(back.until(4 - known), everything.told()[known..]);
     }
-    assert_eq!(Client::follow(&server, "", &all, Some(&everything.last_id())).told(), []);
-    let of_last = Client::follow(&server, "", &all, Some("7-1.2.3.4"));
-    assert_eq!(of_last.until(1)[0].0, "reset", "another rebuild");
+    let behind = Client::follow(&server, "", &all, Some(&last_id));
+    happens(&message_body("user-3==", 6), 5, "opened", "user-3==");
+    assert_eq!(behind.until(1), everything.told()[4..]);
+    let elsewhere = Client::follow(&server, "", &all, Some("0123456789abcdef-1"));
+    assert_eq!(elsewhere.until(1)[0].0, "reset", "another process");
 
     // Nothing of others, and nothing that was not asked for.
     assert_eq!((others.told(), paid.told()), (Vec::new(), Vec::new()));
     assert!(others.got().events.iter().all(|event| event.data["accounts"] == json!([])));
+    let sealed = others.last_id();
+    assert!(!sealed.contains('-'), "it tells how much there is of all: {sealed}");
+    assert_eq!(Client::follow(&server, "", &mine, Some(&sealed)).last_id().is_empty(), false);
     let refused = |query: &str, token: &str, id: &str| {
         let get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
         let reply = request(get.header("last-event-id", id));
@@ -166,7 +180,8 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
         ("?kind=free", &all, "", 400, "kind"),
         ("?nothing=1", &all, "", 400, "nothing"),
         ("", &all, "1-2-3", 400, "Last-Event-ID"),
-        ("", &all, "0-1.2", 400, "Last-Event-ID"),
+        ("", &all, "x", 400, "Last-Event-ID"),
+        ("", &mine, &last_id, 400, "Last-Event-ID"),
     ] {
         let (got, problem) = refused(query, token, id);
         assert!(got == status && problem.contains(what), "{query} {id}: {got} {problem}");
@@ -209,7 +224,7 @@ fn of_many_clients_none_misses_anything_and_who_does_not_read_is_cut_off() {
     let home = Home::new(&[]);
     let server = home.serve();
     let mut stopped = runtime().block_on(mute(&server));
-    let clients: Vec<Client> = (0..clients).map(|_| Client::follow(&server, "", "", None)).collect();
+    let clients: Vec<Client> = (0..clients).map(|_| Client::start(&server, "", "", None, true)).collect();
     clients.iter().for_each(|client| drop(client.last_id()));
     assert_eq!(server.metric("counterbat_stream_clients"), clients.len() as f64 + 1.0);
 
@@ -248,12 +263,12 @@ fn of_many_clients_none_misses_anything_and_who_does_not_read_is_cut_off() {
     // The sizes of pieces stand on lines of their own between them.
     let is_size = |line: &str| !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit());
     text = text.lines().filter(|line| !is_size(line)).collect::<Vec<_>>().join("\n");
-    take_events(&mut text, &got);
+    take_events(&mut text, &got, true);
     let got = got.into_inner().unwrap();
     let heard: Vec<(String, Value)> =
         got.events.into_iter().filter(|event| event.name == "opened").map(|event| (event.name, event.data)).collect();
     assert!(!heard.is_empty() && heard.len() < total as usize, "{} came before it was cut off", heard.len());
-    let back = Client::follow(&server, "", "", Some(&got.last_id));
+    let back = Client::start(&server, "", "", Some(&got.last_id), true);
     let rest = back.until(total as usize - heard.len());
     assert!(users(&[heard, rest].concat()) == once, "something was missed or told twice");
     drop((clients, back));
@@ -274,50 +289,51 @@ fn a_query_node_tells_what_projectors_fold() {
     let (gateway, one, two) = (gateway.serve(), one.serve(), two.serve());
     let (query, other) = (query.serve(), other.serve());
     wait_shared(&[&one, &two], 4);
-    let client = Client::follow(&query, "", "", None);
-    let beside = Client::follow(&other, "", "", None);
+    let (client, beside) = (Client::follow(&query, "", "", None), Client::follow(&other, "", "", None));
     let mut n = 0;
     let mut send = |messages: u64| {
         for _ in 0..messages {
             n += 1;
             assert_eq!(gateway.callback(&message_body(&format!("user-{n}=="), n)).status, 200);
         }
+        n
     };
-    // Until each partition is followed at both, some may go unheard: those who follow have only just come.
-    let heard = |client: &Client| {
-        let told = client.told();
-        let of = |(_, data): &(String, Value)| data["user_id"].as_str().unwrap_or_default().to_owned();
-        told.iter().map(of).collect::<std::collections::BTreeSet<_>>()
+    let heard = |client: &Client, user: u64| {
+        client.told().iter().filter(|(_, data)| data["user_id"] == format!("user-{user}==")).count()
     };
-    until(
-        "all partitions",
-        || {
-            send(8);
-            std::thread::sleep(Duration::from_millis(100));
-            let whole = |client: &Client| !client.got().last_id.contains('x');
-            whole(&client) && whole(&beside)
-        },
-        |followed| *followed,
-    );
-    let (from, resumed) = (heard(&client).len(), client.last_id());
-    send(40);
-    until("forty more", || heard(&client).len(), |heard| *heard >= from + 40);
+    // It begins with a word that what it was before is to be read, and then tells everything.
+    for client in [&client, &beside] {
+        until("the beginning", || client.told(), |told| told.first().is_some_and(|(what, _)| what == "reset"));
+        until(
+            "the first",
+            || {
+                let last = send(4);
+                std::thread::sleep(Duration::from_millis(200));
+                (last - 3..=last).all(|user| heard(client, user) == 1)
+            },
+            |all| *all,
+        );
+    }
+    let (resumed, before) = (client.last_id(), client.told().len());
+    let last = send(40);
+    for user in last - 39..=last {
+        until("each", || heard(&client, user), |times| *times > 0);
+    }
+    let since = client.told()[before..].to_vec();
+    assert!(since.len() == 40 && since.iter().all(|(what, _)| what == "opened"), "{since:?}");
+    assert_eq!(Client::follow(&query, "", "", Some(&resumed)).until(40), since);
+    assert_eq!(Client::follow(&other, "", "", Some(&resumed)).until(1)[0].0, "reset");
 
-    // Another node goes on where this one has been left.
-    let moved = Client::follow(&other, "", "", Some(&resumed));
-    moved.until(40);
-    assert!(moved.told().iter().all(|(what, _)| what == "opened"), "{:?}", moved.told());
-
-    // One projector is gone: the other one's are told, with a word where something may be missing.
+    // One projector is gone: the other one's are told, where something may be missing after a word of it.
     one.kill();
-    let before = heard(&client).len();
     wait_shared(&[&two], 4);
     until(
         "what is sent after",
         || {
-            send(4);
-            heard(&client).len()
+            let last = send(4);
+            std::thread::sleep(Duration::from_millis(200));
+            (last - 3..=last).all(|user| heard(&client, user) > 0)
         },
-        |heard| *heard >= before + 12,
+        |all| *all,
     );
 }
