@@ -166,6 +166,84 @@ fn a_token_of_some_accounts_shows_no_others() {
 }
 
 #[test]
+fn what_is_written_is_shown_to_those_who_may_see_it_and_views_count_the_same() {
+    let home = Home::new(&[]);
+    // Two sends that were begun, of which one has a result; and a broadcast refused to one of its receivers.
+    let event = |id: &str, kind: &str, data: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"/accounts/bot1","type":"{kind}","subject":"u==","time":"2026-03-01T10:00:00Z","data":{data}}}"#
+        ) + "\n"
+    };
+    let calls = ["0193a8a5-0000-7000-8000-000000000001", "0193a8a5-0000-7000-8000-000000000002"];
+    let mut all = lines();
+    for id in calls {
+        let started = json!({"call_id": id, "method": "send_message", "receivers": ["u=="], "digest": "0".repeat(64)});
+        all.extend(event(id, "counterbat.call.started", &started.to_string()).into_bytes());
+    }
+    let result = format!(
+        r#"{{"call_id":"{}","request":{{"text":"secret"}},"response":{{"status":0,"message_token":99}},"http_status":200}}"#,
+        calls[0]
+    );
+    all.extend(event("result", "com.viber.api.send_message", &result).into_bytes());
+    let broadcast = r#"{"request":{"text":"secret"},"response":{"status":0,"message_token":98,"failed_list":[{"receiver":"v==","status":7,"receiver_status": 23}]},"http_status":200}"#;
+    all.extend(event("broadcast", "com.viber.api.broadcast_message", broadcast).into_bytes());
+    home.ok_with(&["import", "--wait", "-"], &all);
+    let (blind, blind_entry) = token(&home, &["blind"]);
+    let (sees, sees_entry) = token(&home, &["sees", "--data"]);
+    let (mine, mine_entry) = token(&home, &["mine", "--accounts", "bot1"]);
+    home.configure(&[&format!("console.tokens = [{blind_entry}, {sees_entry}, {mine_entry}]")]);
+    let server = home.serve();
+    for query in [
+        "select count(*) from unknown_calls",
+        "select count(*) from unknown_calls('2026-03-01')",
+        "select coalesce(sum(unknown_calls), 0) from completeness",
+        "select coalesce(sum(refused_free), 0) from quota_monthly",
+        "select count(*) from events where type = 'send_message' and message_token = 99",
+    ] {
+        let wanted = number(&server, &sees, query);
+        assert!(wanted > 0, "{query}");
+        assert_eq!([number(&server, &blind, query), number(&server, &mine, query)], [wanted; 2], "{query}");
+    }
+    for (column, table) in [("tracking_data", "messages"), ("signature", "events")] {
+        let query = format!("select count({column}) from {table}");
+        assert_eq!([number(&server, &blind, &query), number(&server, &mine, &query)], [0; 2], "{query}");
+    }
+    assert!(number(&server, &sees, "select count(tracking_data) from messages") > 0);
+    for query in
+        ["select * from events", "select * from messages", "select * from user_timeline", "select * from unknown_calls"]
+    {
+        let shown = ask(&server, &blind, query).text();
+        assert!(!shown.contains("secret") && !shown.contains("text 1"), "{query}: {shown}");
+    }
+    // Who sees some accounts learns nothing of how much there is of others.
+    assert_eq!(number(&server, &mine, "select count(\"offset\") from events"), 0);
+    assert_eq!(number(&server, &mine, "select count(*) from events where \"offset\" >= 0"), 0);
+    assert!(number(&server, &blind, "select count(\"offset\") from events") > 0);
+    assert_eq!(
+        number(&server, &mine, "select count(*) from partitions where watermark <> date_trunc('hour', watermark)"),
+        0
+    );
+}
+
+#[test]
+fn no_call_of_a_function_takes_all_there_is() {
+    let home = Home::new(&[]);
+    let server = home.serve();
+    for call in [
+        "repeat('a', 1000000000)",
+        "levenshtein('a', 'b')",
+        "range(0, 1000000000)",
+        "lpad('a', 1000000000, 'b')",
+        "array_repeat(1, 1000000000)",
+    ] {
+        let reply = server.sql_as(&format!("select length(cast({call} as varchar))"), "application/json");
+        assert!(reply.status == 422 || reply.status == 400, "{call}: {} {}", reply.status, reply.text());
+    }
+    assert_eq!(server.sql("select lpad('7', 3, '0') as n, rpad('7', 3) as m"), [json!({"n": "007", "m": "7  "})]);
+    assert_eq!(server.number("select count(*) from generate_series(1, 3)"), 3);
+}
+
+#[test]
 fn a_viewer_acts_on_nothing() {
     let home = Home::new(&[]);
     let (viewer, viewer_entry) = token(&home, &["viewer", "--data"]);
