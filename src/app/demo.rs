@@ -162,6 +162,7 @@ fn config(sandbox: &Sandbox, bots: &[(BotInfo, &str)], data_dir: PathBuf) -> Res
     config.relay.allow_private = true;
     // Everything soon, as there is a lot of time in a minute.
     config.log.tick_every = Span::seconds(1);
+    config.gateway.watch_every = Span::seconds(5);
     config.lake.commit_every = Span::seconds(2);
     config.lake.snapshot_every = Span::seconds(5);
     config.fold.memory = Size::mib(128);
