@@ -246,8 +246,9 @@ impl Cursor {
     ) -> Result<Read<T>, KafkaError> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         let before = self.next;
+        let (mut linger, mut is_second) = (LINGER, false);
         while records.len() < max_records.max(1) && bytes < max_bytes.max(1) {
-            match self.consumer.poll(LINGER) {
+            match self.consumer.poll(std::mem::replace(&mut linger, LINGER)) {
                 Some(Ok(message)) => {
                     let offset = u64::try_from(message.offset()).unwrap_or(0);
                     // After a change of leader the client may hand over again what it has handed over.
@@ -259,6 +260,9 @@ impl Cursor {
                 }
                 Some(Err(error)) if is_passing(&error) => {}
                 Some(Err(error)) => return Err(error),
+                // An event of the client itself may have taken the time. What stands behind it is found now: of a queue that
+                // has not been empty nothing is told.
+                None if !is_second => (linger, is_second) = (Duration::ZERO, true),
                 None => break,
             }
         }
