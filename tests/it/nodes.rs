@@ -372,6 +372,8 @@ fn each_kind_of_node_is_killed_under_load() {
     let differing = sorted[0].iter().zip(&sorted[1]).find(|(one, other)| one != other);
     assert_eq!(differing, None, "two query nodes see two things");
     assert_eq!(tables[0].len(), tables[1].len(), "a row is there twice");
-    assert_ledger(&tables[0], &viber, &kills, &answered);
+    let copies = assert_ledger(&tables[0], &viber, &kills, &answered);
+    // Where no broker is killed, none takes what it does not acknowledge.
+    assert!(is_long() || copies == 0, "{copies} messages are recorded twice");
     stop_all([asked, projectors.take()].into_iter().flatten().collect());
 }
