@@ -8,14 +8,16 @@ mod generate;
 #[path = "../tests/it/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 mod harness;
+#[path = "setup/imported.rs"]
+mod imported;
 #[allow(dead_code, reason = "shared by the bench programs")]
 mod setup;
 
-use generate::{DAY_MS, Generated, MARCH_MS, Plan, history};
+use generate::{DAY_MS, MARCH_MS, Plan, history};
 use harness::Home;
+use imported::import;
 use serde_json::Value;
 use setup::{number, rate, resident, size, timed};
-use std::io::BufWriter;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -50,23 +52,6 @@ fn main() {
             size(peak)
         );
     }
-}
-
-/// Imports the events without a file of them.
-fn import(home: &Home, events: &[Generated]) {
-    let child = home
-        .command(&["import", "--wait", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn();
-    let mut child = child.unwrap();
-    let mut out = BufWriter::with_capacity(1 << 20, child.stdin.take().unwrap());
-    for event in events {
-        event.write_line(&mut out).unwrap();
-    }
-    drop(out);
-    assert!(child.wait().unwrap().success());
 }
 
 fn watched(mut command: Command) -> (Output, Duration, u64) {

@@ -296,6 +296,10 @@ impl Pictures for Gathering {
         Ok(generations.into_iter().map(|generation| generation.name).collect())
     }
 
+    fn partitions(&self) -> u32 {
+        self.log.partitions()
+    }
+
     fn schema(&self, table: TableName) -> SchemaRef {
         schema::of(table)
     }

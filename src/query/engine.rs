@@ -7,6 +7,7 @@ use super::freshness::Freshness;
 use super::functions::{DeliveryWindow, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
+use super::joins;
 use super::numbers;
 use super::reference::{ACCOUNT_POLICIES, PARTITIONS, POLICIES, Reference};
 use super::sight::{Asker, Sight};
@@ -68,6 +69,8 @@ pub trait Pictures: Send + Sync {
     async fn generations(&self) -> Result<Vec<String>, String> {
         Ok(Vec::new())
     }
+    /// How many the log has: with a user's key they tell in which files the user's sessions and messages are.
+    fn partitions(&self) -> u32;
     /// The columns of a table.
     fn schema(&self, table: TableName) -> SchemaRef;
     /// The object store the files lie in, and the URL to register it under (scheme and host).
@@ -308,10 +311,11 @@ impl Planner {
             })?,
             None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let state =
+        let mut state =
             self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations, sight).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
+        joins::fit_to_memory(&mut state, &plan)?;
         Ok((state, plan, picture.freshness))
     }
 
@@ -332,6 +336,7 @@ impl Planner {
             let place = Place {
                 store: self.store.clone(),
                 location: Arc::new(move |file: &FileEntry| source.location(table, file)),
+                partitions: self.source.partitions(),
             };
             let view = match pictures.remove(&table) {
                 Some(view) => view,

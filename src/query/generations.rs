@@ -143,8 +143,11 @@ fn own_table(
     live: Option<&Arc<PictureTable>>,
 ) -> Result<PictureTable, QueryError> {
     let lake = kept.lake.clone();
-    let place =
-        Place { store: planner.store.clone(), location: Arc::new(move |file: &FileEntry| lake.location(table, file)) };
+    let place = Place {
+        store: planner.store.clone(),
+        location: Arc::new(move |file: &FileEntry| lake.location(table, file)),
+        partitions: planner.source.partitions(),
+    };
     let schema = planner.source.schema(table);
     if !needs.tables.contains(&table) {
         return Ok(PictureTable::new(table, schema, TableView::default(), &place)?);

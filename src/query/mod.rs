@@ -10,6 +10,7 @@ pub mod freshness;
 pub mod functions;
 mod generations;
 pub mod guard;
+mod joins;
 pub mod keys;
 mod numbers;
 pub mod output;

@@ -2,7 +2,9 @@
 
 use super::calendar::Part;
 use crate::event::time::parse_rfc3339_us;
+use crate::event::user_key;
 use crate::lake::{FileEntry, Span, TableName};
+use crate::log::partitioner::partition;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::Session;
@@ -11,13 +13,15 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, Operator, col};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 const HOUR_US: i64 = 3_600_000_000;
 const DAY_US: i64 = 24 * HOUR_US;
 /// The days of the years 1 and 9999: dates beyond are told as these.
 const DATES: (i32, i32) = (-719_162, 2_932_896);
+/// Users of whom it is worth asking which partitions they are in.
+const FEW: usize = 100;
 /// Stands for what a filter computes from a column.
 const COMPUTED: &str = "computed";
 
@@ -26,6 +30,8 @@ const COMPUTED: &str = "computed";
 pub(super) struct Bounds {
     table: TableName,
     files: Vec<Known>,
+    /// How many the log has.
+    partitions: u32,
 }
 
 #[derive(Debug)]
@@ -39,14 +45,14 @@ struct Known {
 type Ends = (ScalarValue, ScalarValue);
 
 impl Bounds {
-    pub(super) fn of(table: TableName, files: &[FileEntry]) -> Bounds {
+    pub(super) fn of(table: TableName, files: &[FileEntry], partitions: u32) -> Bounds {
         let known = |file: &FileEntry| Known { date: file.date, span: file.span, stats: file.stats.clone() };
-        Bounds { table, files: files.iter().map(known).collect() }
+        Bounds { table, files: files.iter().map(known).collect(), partitions }
     }
 
     /// For each file whether it may hold a row that all of `filters` let through.
     pub(super) fn wanted(&self, state: &dyn Session, schema: &SchemaRef, filters: &[Expr]) -> Result<Vec<bool>> {
-        let mut wanted = vec![true; self.files.len()];
+        let mut wanted = self.wanted_of_users(filters);
         for filter in filters {
             // A filter over several columns says nothing here, and may not even be one the pruning can read.
             let columns: Vec<&Column> = filter.column_refs().into_iter().collect();
@@ -61,6 +67,21 @@ impl Bounds {
             }
         }
         Ok(wanted)
+    }
+
+    /// For each file whether its partition is one of the users that `filters` name. All of a user of one account lies in
+    /// one partition; what lay elsewhere was never folded.
+    fn wanted_of_users(&self, filters: &[Expr]) -> Vec<bool> {
+        let partitions = named(filters, "account").zip(named(filters, "user_id")).and_then(|(accounts, users)| {
+            let few = accounts.len().saturating_mul(users.len()) <= FEW;
+            let all = || accounts.iter().flat_map(|account| users.iter().map(move |user| user_key(account, user)));
+            few.then(|| all().map(|key| partition(key.as_bytes(), self.partitions)).collect::<BTreeSet<_>>())
+        });
+        let is_wanted = |file: &Known| match (&partitions, file.span) {
+            (Some(partitions), Some(span)) => partitions.contains(&span.partition),
+            _ => true,
+        };
+        self.files.iter().map(is_wanted).collect()
     }
 
     /// The ends of a column in each file, where they are known of columns of this name.
@@ -90,6 +111,24 @@ impl Bounds {
         let ends = ends.collect();
         Some((field, ends))
     }
+}
+
+/// The texts that one of the filters holds a column to; `None` where none does.
+fn named<'a>(filters: &'a [Expr], column: &str) -> Option<Vec<&'a str>> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(found) if found.name == column);
+    let text = |expr: &'a Expr| match expr {
+        Expr::Literal(value, _) => value.try_as_str().flatten(),
+        _ => None,
+    };
+    filters.iter().find_map(|filter| match filter {
+        Expr::BinaryExpr(binary) if binary.op == Operator::Eq => {
+            let (left, right) = (&*binary.left, &*binary.right);
+            let value = if is_column(left) { right } else { left };
+            (is_column(left) || is_column(right)).then(|| text(value).map(|text| vec![text])).flatten()
+        }
+        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(text).collect(),
+        _ => None,
+    })
 }
 
 /// A filter that computes something from its column, such as a day from a time, as one over what it computes, with the

@@ -35,6 +35,8 @@ pub struct Place {
     pub store: ObjectStoreUrl,
     /// Where a file lies in that store.
     pub location: Arc<dyn Fn(&FileEntry) -> Path + Send + Sync>,
+    /// How many partitions the log has that the files were folded from.
+    pub partitions: u32,
 }
 
 /// One table at one picture. Planning replaces it by a UNION ALL of its parts, so that projections and filters reach
@@ -136,7 +138,7 @@ impl ParquetFiles {
         } else {
             TableSchema::from(schema.clone())
         };
-        let bounds = Bounds::of(table, files);
+        let bounds = Bounds::of(table, files, place.partitions);
         let files = files
             .iter()
             .map(|file| {

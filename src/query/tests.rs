@@ -4,9 +4,11 @@ mod views;
 
 use super::output::{Format, Writer};
 use super::{Engine, Freshness, Limits, Picture, Pictures, QueryError, Reference};
+use crate::event::user_key;
 use crate::lake;
 use crate::lake::picture::TableView;
 use crate::lake::{FileEntry, Span, TableName};
+use crate::log::partitioner::partition;
 use crate::session::{Policies, Policy};
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::cast;
@@ -57,6 +59,7 @@ struct Fixture {
     policy: Arc<Policy>,
     policies: Policies,
     watermarks_ms: Vec<Option<i64>>,
+    partitions: u32,
 }
 
 impl Fixture {
@@ -86,7 +89,7 @@ impl Fixture {
         let views = TableName::ALL.map(|table| (table, TableView::default()));
         let policy = Policy::named("counterbat").unwrap();
         let (dir, policies) = (TempDir::new().unwrap(), Policies::default());
-        Fixture { dir, views: views.into(), policy, policies, watermarks_ms: Vec::new() }
+        Fixture { dir, views: views.into(), policy, policies, watermarks_ms: Vec::new(), partitions: 1 }
     }
 
     fn new() -> Fixture {
@@ -219,6 +222,10 @@ impl Pictures for Fixture {
         Ok(Picture { tables, freshness: Freshness::default(), watermarks_ms: self.watermarks_ms.clone() })
     }
 
+    fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
     fn schema(&self, table: TableName) -> SchemaRef {
         schema(table)
     }
@@ -331,6 +338,45 @@ async fn files_of_other_hours_and_days_are_not_opened() {
 }
 
 #[tokio::test]
+async fn files_of_other_partitions_are_not_opened() {
+    let mut fixture = Fixture { partitions: 12, ..Fixture::empty() };
+    let of = |user: &str| partition(user_key("shop", user).as_bytes(), 12);
+    assert_ne!(of("ann"), of("eve"));
+    let sent = rows(TableName::Messages, &["account", "user_id"], &[&["shop", "ann"]]);
+    let span = |partition| Some(Span { partition, start_hour: HOUR, end_hour: HOUR + 24 });
+    for partition in 0..12 {
+        let file = fixture.file(TableName::Messages, &sent, None, span(partition));
+        if partition != of("ann") {
+            std::fs::write(fixture.dir.path().join(&file.path), b"no Parquet").unwrap();
+        }
+        fixture.views.get_mut(&TableName::Messages).unwrap().clean.push(file);
+    }
+    let engine = fixture.engine(LIMITS);
+    for (condition, rows) in [
+        ("account = 'shop' AND user_id = 'ann'", "1"),
+        ("'ann' = user_id AND account IN ('shop') AND sent_at IS NULL", "1"),
+        ("(user_id = 'ann' OR user_id = 'ann') AND account = 'shop' AND user_id <> 'eve'", "1"),
+        ("user_id = 'ann' AND account = 'shop' AND user_id = 'eve'", "0"),
+    ] {
+        assert_eq!(
+            csv(&engine, &format!("SELECT count(*) FROM messages WHERE {condition}")).await,
+            rows,
+            "{condition}"
+        );
+    }
+    for of_others in [
+        "account = 'shop' AND user_id IN ('ann', 'eve')",
+        "account = 'shop' AND user_id NOT IN ('ann')",
+        "account = 'shop' AND user_id <> 'ann'",
+        "user_id = 'ann'",
+        "account = 'shop' AND user_id LIKE 'ann'",
+    ] {
+        let asked = format!("SELECT count(*) FROM messages WHERE {of_others}");
+        assert!(written(&engine, Format::Csv, &asked).await.is_err(), "{of_others}");
+    }
+}
+
+#[tokio::test]
 async fn views_answer() {
     let engine = engine();
     assert_eq!(
@@ -410,6 +456,23 @@ async fn limits_hold() {
     let small = Fixture::new().engine(Limits { memory_bytes: 1 << 20, ..LIMITS });
     let wide = "SELECT count(DISTINCT a.value * 1000003 + b.value) FROM generate_series(1, 3000) a, generate_series(1, 3000) b";
     assert!(matches!(written(&small, Format::Csv, wide).await, Err(QueryError::Limit(_))));
+}
+
+#[tokio::test]
+async fn tables_larger_than_memory_are_held_against_each_other() {
+    let engine = Fixture::new().engine(Limits { memory_bytes: 64 << 20, ..LIMITS });
+    let side = |shift| {
+        format!(
+            "(SELECT value + {shift} AS k, lpad(cast(value AS varchar), 400, 'x') AS v FROM generate_series(1, 300000))"
+        )
+    };
+    let (a, b) = (side(0), side(10));
+    let counts = "count(*) AS n, count(a.k) AS a, count(b.k) AS b";
+    let differing =
+        format!("SELECT {counts} FROM {a} AS a FULL JOIN {b} AS b ON a.k = b.k WHERE a.v IS DISTINCT FROM b.v");
+    assert_eq!(csv(&engine, &differing).await, "300010,300000,300000");
+    let within = format!("SELECT * FROM (SELECT 1) WHERE EXISTS ({differing})");
+    assert!(written(&engine, Format::Csv, &format!("EXPLAIN {within}")).await.is_ok());
 }
 
 #[tokio::test]

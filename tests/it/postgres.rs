@@ -508,3 +508,22 @@ fn there_is_room_for_so_many() {
         |all| all.ends_with(READY) && !String::from_utf8_lossy(all).contains("53300"),
     );
 }
+
+/// What other tools ask the catalog for, in statements of the same shape: the tools themselves cannot be had here.
+#[test]
+fn what_dbeaver_metabase_grafana_and_superset_ask_is_answered() {
+    let (_home, server) = small();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/postgres/asked");
+    let tools = ["dbeaver", "metabase", "grafana", "superset"];
+    let mut command = with_server(postgres_python(), &server);
+    command.arg(folder.join("ask.py")).args(tools.map(|tool| folder.join(format!("{tool}.sql"))));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for tool in tools {
+        let of_tool = &found[format!("{tool}.sql")];
+        assert!(of_tool["statements"].as_u64().unwrap() >= 20, "{found}");
+        assert_eq!(of_tool["failed"], Value::Array(Vec::new()), "{tool}");
+    }
+    assert!(!server.log().contains("has no answer"), "{}", server.log());
+}

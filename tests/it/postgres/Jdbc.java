@@ -92,6 +92,7 @@ public class Jdbc {
         check(views.contains("usage_daily") && !views.contains("sessions"), "views " + views);
         check(all(data.getSchemas(), "TABLE_SCHEM").contains("public"), "schemas");
         check(all(data.getCatalogs(), "TABLE_CAT").contains("counterbat"), "databases");
+        check(data.getMaxColumnNameLength() == 63 && data.getSQLKeywords() != null, "what the server can do");
         List<String> columns = new ArrayList<>();
         try (ResultSet rows = data.getColumns(null, "public", "sessions", "%")) {
             while (rows.next()) {
@@ -105,7 +106,14 @@ public class Jdbc {
         }
         for (ResultSet rows : List.of(data.getPrimaryKeys(null, "public", "sessions"), data.getTypeInfo(),
                 data.getIndexInfo(null, "public", "sessions", false, true), data.getTableTypes(),
-                data.getImportedKeys(null, "public", "sessions"))) {
+                data.getImportedKeys(null, "public", "sessions"), data.getExportedKeys(null, "public", "sessions"),
+                data.getCrossReference(null, "public", "sessions", null, "public", "messages"),
+                data.getTablePrivileges(null, "public", "sessions"), data.getColumnPrivileges(null, "public", "sessions", "%"),
+                data.getBestRowIdentifier(null, "public", "sessions", DatabaseMetaData.bestRowSession, true),
+                data.getVersionColumns(null, "public", "sessions"), data.getFunctions(null, null, "%"),
+                data.getFunctionColumns(null, null, "%", "%"), data.getProcedures(null, null, "%"),
+                data.getUDTs(null, null, "%", null), data.getClientInfoProperties())) {
+            count(rows);
             rows.close();
         }
     }
