@@ -14,6 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(super) const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// Changes that come soon after each other are told together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// So often it is looked whether all of them are followed.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A process that does not answer is asked again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -33,7 +35,8 @@ pub async fn follow(feed: Arc<Feed>, peers: Peers, log: String) {
     while wanted.wait_for(|wanted| *wanted).await.is_ok() {
         tokio::select! {
             () = follow_all(&feed, &peers, &log) => return,
-            _ = wanted.wait_for(|wanted| !*wanted) => {}
+            // Wanted no more, or again already: what was known has been forgotten.
+            _ = wanted.changed() => {}
         }
     }
 }
@@ -52,7 +55,8 @@ async fn follow_all(feed: &Arc<Feed>, peers: &Peers, log: &str) {
                 AbortOnDropHandle::new(tokio::spawn(following))
             });
         }
-        if entries.changed().await.is_err() {
+        // Looked at now and then besides: one that has left may have come back while its task was ending.
+        if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, entries.changed()).await {
             return;
         }
     }

@@ -1,12 +1,12 @@
 //! `/api/v1/accounts`: the bots, looked at and changed while the gateway runs.
 
-use super::problem::Problem;
+use super::problem::{Named, Problem};
 use crate::config::Span;
 use crate::gateway::Gateway;
 use crate::gateway::accounts::{AccountSummary, Accounts, AccountsError, Adjustment};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
@@ -87,7 +87,7 @@ pub(super) async fn list(State(accounts): State<Accounts>) -> Result<Json<Vec<Ac
 #[utoipa::path(get, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 200, description = "The bot", body = AccountSummary), Problem))]
 pub(super) async fn show(
     State(accounts): State<Accounts>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
 ) -> Result<Json<AccountSummary>, Problem> {
     carry_out(move || accounts.show(&name)).await.map(Json)
 }
@@ -106,7 +106,7 @@ pub(super) async fn add(State(accounts): State<Accounts>, body: Body) -> Result<
 #[utoipa::path(patch, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), request_body = AccountChange, responses((status = 200, description = "It is changed", body = AccountSummary), Problem))]
 pub(super) async fn adjust(
     State(accounts): State<Accounts>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     body: Body,
 ) -> Result<Json<AccountSummary>, Problem> {
     let AccountChange { paused, limit } = parsed(body, r#"{"paused":true or false,"limit":a number or null}"#)?;
@@ -117,7 +117,7 @@ pub(super) async fn adjust(
 #[utoipa::path(post, path = ROUTES[2], tag = "operate", params(("name" = String, Path)), request_body = Rotation, responses((status = 200, description = "It has another", body = AccountSummary), Problem))]
 pub(super) async fn rotate(
     State(accounts): State<Accounts>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     body: Body,
 ) -> Result<Json<AccountSummary>, Problem> {
     let Rotation { token, keep_old } =
@@ -129,7 +129,7 @@ pub(super) async fn rotate(
 #[utoipa::path(delete, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 204, description = "It is gone"), Problem))]
 pub(super) async fn remove(
     State((accounts, gateway)): State<(Accounts, Gateway)>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let remove = move || {
         accounts.remove(&name)?;

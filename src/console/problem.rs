@@ -1,6 +1,8 @@
 //! Errors of the console API: problem documents (RFC 9457).
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
@@ -52,6 +54,21 @@ impl Problem {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Problem {
         self.extra.insert(name.to_owned(), value.into());
         self
+    }
+}
+
+/// What a path names; what is none is a problem as all others are.
+pub struct Named<T>(pub T);
+
+impl<S: Send + Sync, T> FromRequestParts<S> for Named<T>
+where
+    Path<T>: FromRequestParts<S, Rejection = PathRejection>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let named = Path::from_request_parts(parts, state).await;
+        named.map(|Path(named)| Named(named)).map_err(|rejection| Problem::bad_request(rejection.body_text()))
     }
 }
 

@@ -1,12 +1,12 @@
 //! `/api/v1/rebuilds`: rebuilds beside the running server, and the generations that are kept.
 
 use super::directory::Directory;
-use super::problem::Problem;
+use super::problem::{Named, Problem};
 use crate::event::time::{format_us, parse_time_us};
 use crate::projector::{Listing, RebuildError, Rebuilds, Report, Wish};
 use crate::session::Policy;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -53,13 +53,16 @@ pub(super) async fn ask(
 
 /// How a rebuild goes.
 #[utoipa::path(get, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 200, description = "How it goes", body = Report), Problem))]
-pub(super) async fn one(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<Json<Report>, Problem> {
+pub(super) async fn one(State(rebuilds): State<Rebuilds>, Named(name): Named<String>) -> Result<Json<Report>, Problem> {
     Ok(Json(rebuilds.get(&name)?))
 }
 
 /// Gives a rebuild up, or removes a generation that is kept.
 #[utoipa::path(delete, path = ROUTES[1], tag = "operate", params(("name" = String, Path)), responses((status = 204, description = "It is removed"), Problem))]
-pub(super) async fn remove(State(rebuilds): State<Rebuilds>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(
+    State(rebuilds): State<Rebuilds>,
+    Named(name): Named<String>,
+) -> Result<StatusCode, Problem> {
     rebuilds.drop(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,6 @@
 //! `GET /api/v1/sessions`: sessions page by page, newest first; `GET /api/v1/sessions/{id}`: one, and what happened in it.
 
-use super::problem::Problem;
+use super::problem::{Named, Problem};
 use super::sql::FRESHNESS;
 use crate::event::check_account_name;
 use crate::event::time::{format_us, parse_time_us};
@@ -9,7 +9,7 @@ use crate::query::output::{Format, Writer};
 use crate::query::{Asker, Engine};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -178,7 +178,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(engine): State<Arc<Engine>>,
     asker: Option<Extension<Arc<Asker>>>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
 ) -> Result<Response, Problem> {
     let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("no session has the id `{id}`"));
     if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {

@@ -3,11 +3,11 @@
 //! | event | data |
 //! |---|---|
 //! | `opened`, `updated`, `closed`, `removed` | the session, as `/api/v1/sessions` shows it |
-//! | `counters` | how many sessions are open, by account; at once, and then where that has changed |
+//! | `counters` | how many sessions are open, by account; soon, and then where that has changed |
 //! | `reset` | something between has been forgotten: what the client knows of sessions is to be read anew |
 //!
 //! The id of an event says how far the client is. One that comes back with it (`Last-Event-ID`) to the same process is told what
-//! has come since, and nothing twice; from another one, or after a restart, it gets a `reset`.
+//! has come since, and nothing twice; from another one, after a restart, or with what is no id, it gets a `reset`.
 
 use super::cut::Cut;
 use super::problem::Problem;
@@ -15,7 +15,7 @@ use crate::event::check_account_name;
 use crate::event::time::format_us;
 use crate::gateway::vault::Vault;
 use crate::metrics::Metrics;
-use crate::projector::feed::{BadCursor, Change, Counters, Cursor, Feed, News};
+use crate::projector::feed::{Change, Counters, Cursor, Feed, News};
 use crate::query::Asker;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -38,6 +38,8 @@ use utoipa::IntoParams;
 const TOGETHER: Duration = Duration::from_millis(50);
 /// Counters are told so often at most.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
+/// And for the first time after this: what is folded is counted where somebody asks, which all folds see within a second.
+const FIRST_COUNTED: Duration = Duration::from_millis(1500);
 /// So often something is sent at least.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// A client that takes nothing for so long is cut off.
@@ -52,6 +54,8 @@ pub const ROUTES: &[&str] = &["/api/v1/stream"];
 /// So long whoever reads has for the end of its answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 const SEALED_FOR: &str = "stream";
+/// Of a cursor as text.
+const LONGEST_ID: usize = 64 + 1 + 20 + 1 + 20;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What is told from.
@@ -67,6 +71,18 @@ pub struct Stream {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Becomes true when the process is about to end.
     pub halted: watch::Receiver<bool>,
+}
+
+impl Stream {
+    /// The place that an id tells. Browsers do not come back from an error, so an id that nobody here has made, such as one
+    /// from before a restart, is one of a feed that is not known.
+    fn place(&self, id: &HeaderValue, asker: &Asker) -> Cursor {
+        let opened = id.to_str().ok().and_then(|id| match asker.sight.accounts {
+            None => id.parse().ok(),
+            Some(_) => self.vault.open(SEALED_FOR, id).ok()?.trim_start().parse().ok(),
+        });
+        opened.unwrap_or_else(|| Cursor { feed: String::new(), next: 0, within: 0 })
+    }
 }
 
 /// The route.
@@ -118,20 +134,14 @@ pub(super) async fn follow(
         ));
     }
     stream.feed.want();
-    let cursor = match headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default()) {
-        None | Some("") => stream.feed.newest(),
-        Some(id) => {
-            let opened = match asker.sight.accounts {
-                None => Ok(id.to_owned()),
-                Some(_) => stream.vault.open(SEALED_FOR, id).map_err(|_| BadCursor),
-            };
-            let cursor = opened.and_then(|text| text.parse());
-            cursor.map_err(|error| Problem::bad_request(format!("Last-Event-ID: {error}")))?
-        }
+    let cursor = match headers.get(LAST_EVENT_ID) {
+        Some(id) if !id.is_empty() => stream.place(id, &asker),
+        _ => stream.feed.newest(),
     };
     let (pieces, sent) = mpsc::channel(PIECES);
     let cut = connection.map(|Extension(ConnectInfo(cut))| cut);
-    let telling = Telling { stream, asker, filter, cursor, pieces, sent: Instant::now(), counted: None };
+    let (sent_at, count_at) = (Instant::now(), Instant::now() + FIRST_COUNTED);
+    let telling = Telling { stream, asker, filter, cursor, pieces, sent: sent_at, counted: None, count_at };
     tokio::spawn(telling.run(cut));
     let body = futures::stream::unfold(sent, |mut sent| async move {
         let piece = sent.recv().await?;
@@ -165,8 +175,10 @@ struct Telling {
     pieces: mpsc::Sender<Bytes>,
     /// When something was sent last.
     sent: Instant,
-    /// What was told of counters last, and when they were looked at.
-    counted: Option<(Vec<Counters>, Instant)>,
+    /// What was told of counters last.
+    counted: Option<Vec<Counters>>,
+    /// When they are looked at next.
+    count_at: Instant,
 }
 
 impl Telling {
@@ -202,7 +214,7 @@ impl Telling {
             if !is_all {
                 continue;
             }
-            let (alive, due) = (self.sent + ALIVE_EVERY, self.counted_at() + COUNTED_EVERY);
+            let (alive, due) = (self.sent + ALIVE_EVERY, self.count_at);
             tokio::select! {
                 // The feed is there as long as its process.
                 _ = changed.changed() => {}
@@ -231,6 +243,7 @@ impl Telling {
                     self.step();
                     text.push_str(&self.reset());
                 }
+                News::Counted => self.step(),
                 News::Batch(batch) => {
                     for (n, change) in batch.changes.iter().enumerate().skip(self.cursor.within) {
                         if n + 1 == batch.changes.len() {
@@ -270,7 +283,11 @@ impl Telling {
     /// The id of an event. How much comes in of all accounts is nothing to those who see some.
     fn id(&self) -> String {
         let cursor = self.cursor.to_string();
-        if self.asker.sight.accounts.is_none() { cursor } else { self.stream.vault.seal(SEALED_FOR, &cursor) }
+        match self.asker.sight.accounts {
+            None => cursor,
+            // All of one length: that of the number tells something too.
+            Some(_) => self.stream.vault.seal(SEALED_FOR, &format!("{cursor:>LONGEST_ID$}")),
+        }
     }
 
     fn shows(&self, change: &Change) -> bool {
@@ -283,25 +300,23 @@ impl Telling {
         let is_shown = |account: &str| {
             self.asker.sight.sees(account) && self.filter.account.as_deref().is_none_or(|asked| asked == account)
         };
-        let mut counters = self.stream.feed.counters();
-        counters.retain(|counters| is_shown(&counters.account));
-        counters
-    }
-
-    fn counted_at(&self) -> Instant {
-        self.counted.as_ref().map_or(self.sent, |(_, at)| *at)
+        self.stream.feed.counters(is_shown)
     }
 
     /// Sends the counters where they are others than were told, once in a while.
     async fn send_counters(&mut self) -> Result<(), End> {
-        if self.counted.as_ref().is_some_and(|(_, at)| at.elapsed() < COUNTED_EVERY) {
+        let now = Instant::now();
+        if now < self.count_at {
             return Ok(());
         }
+        self.count_at = now + COUNTED_EVERY;
         let counters = self.counters();
-        let is_told = self.counted.as_ref().is_some_and(|(told, _)| *told == counters);
+        if self.counted.as_ref() == Some(&counters) {
+            return Ok(());
+        }
         let data = json!({ "at": format_us((self.stream.clock)()), "accounts": counters });
-        self.counted = Some((counters, Instant::now()));
-        if is_told { Ok(()) } else { self.send(format!("event: counters\ndata: {data}\n\n")).await }
+        self.counted = Some(counters);
+        self.send(format!("event: counters\ndata: {data}\n\n")).await
     }
 
     async fn send(&mut self, piece: String) -> Result<(), End> {

@@ -1,13 +1,13 @@
 //! `GET /api/v1/users/{account}/{user}`: how things stand with a user now; `GET /api/v1/quote`: what a message to it would be.
 //! Answered from the state of the fold, not from the tables.
 
-use super::problem::Problem;
+use super::problem::{Named, Problem};
 use crate::cluster::{ANSWER_WITHIN, StandingError, Standings, Told};
 use crate::event::check_account_name;
 use crate::log::LogId;
 use crate::query::Asker;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -50,7 +50,7 @@ type Sight = Option<Extension<Arc<Asker>>>;
 pub(super) async fn user(
     State(users): State<Users>,
     asker: Sight,
-    Path((account, user)): Path<(String, String)>,
+    Named((account, user)): Named<(String, String)>,
 ) -> Result<Json<Told>, Problem> {
     Ok(Json(users.told(&account, &user, &asker).await?))
 }

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-/// So many changes are kept.
-const MOST: usize = 1 << 16;
+/// So many changes are kept. Of a stretch with more none is told.
+pub(super) const MOST: usize = 1 << 16;
 /// So many are told at once, or the whole of one batch.
 const AT_ONCE: usize = 1 << 12;
 
@@ -147,8 +147,10 @@ pub struct Batch {
     /// The offset behind it.
     pub to: u64,
     pub changes: Vec<Change>,
-    /// Of the accounts that the changes are of; of all at the beginning of a partition.
+    /// Of the accounts that the changes are of, or of all.
     pub open: Open,
+    /// Whether `open` is of all: none is open of those that it does not name.
+    pub is_whole: bool,
 }
 
 /// What is told, in its order.
@@ -157,6 +159,8 @@ pub enum News {
     Batch(Arc<Batch>),
     /// Something between is not known: what was told before is to be looked up anew.
     Reset,
+    /// Nothing has changed, but how many sessions are open in a partition is known now.
+    Counted,
 }
 
 /// How far a partition has been told.
@@ -164,6 +168,13 @@ pub enum News {
 pub struct Told {
     pub rebuild: i64,
     pub to: u64,
+}
+
+/// How far a partition has been told, and from where on nothing has changed up to there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    pub since: u64,
+    pub told: Told,
 }
 
 /// How far somebody has been told: everything of the batches before `next`, and so many changes of that one. As text it has the
@@ -217,8 +228,8 @@ pub struct Answer {
     pub is_anew: bool,
     pub batches: Vec<Batch>,
     /// How far the partitions that are folded here have been told then.
-    pub told: BTreeMap<u32, Told>,
-    /// At a beginning: all that is open in these partitions.
+    pub told: BTreeMap<u32, Reached>,
+    /// All that is open in these partitions: in each of them at a beginning, else where it was counted anew.
     pub open: BTreeMap<u32, Open>,
 }
 
@@ -226,9 +237,11 @@ pub struct Answer {
 struct Partition {
     /// `None` where nothing is known of it.
     told: Option<Told>,
-    /// The end of the last batch that is kept or was.
+    /// From this offset on nothing has changed.
     kept_to: u64,
     open: BTreeMap<(String, String), i64>,
+    /// The number of what told how many are open of all accounts.
+    whole_at: u64,
     /// Whether it was told by the fold of this process.
     is_own: bool,
 }
@@ -256,6 +269,16 @@ fn count(
     *sum += n - open.insert((account, kind), n).unwrap_or(0);
 }
 
+/// Notes how many are open in a partition, where those that are not named are not open.
+fn count_all(
+    counters: &mut BTreeMap<String, Counters>,
+    known: &mut BTreeMap<(String, String), i64>,
+    open: impl IntoIterator<Item = (String, String, i64)>,
+) {
+    let gone: Open = known.keys().map(|(account, kind)| (account.clone(), kind.clone(), 0)).collect();
+    gone.into_iter().chain(open).for_each(|open| count(counters, known, open));
+}
+
 impl Inner {
     fn first(&self) -> u64 {
         self.next - self.news.len() as u64
@@ -274,32 +297,36 @@ impl Inner {
 
     /// Takes a batch; says whether there is anything new.
     fn take(&mut self, mut batch: Batch, is_own: bool) -> bool {
-        let Batch { partition, rebuild, since, from, to, .. } = batch;
+        let Batch { partition, rebuild, since, from, to, is_whole, .. } = batch;
         let known = self.partitions.entry(partition).or_default();
         let before = known.told;
-        match before {
+        let goes_on = match before {
             // Another process works on tables that have been replaced, or folds anew what was told.
             Some(told) if rebuild < told.rebuild || rebuild == told.rebuild && to <= told.to => return false,
-            _ => {}
-        }
-        let goes_on = before.is_none_or(|told| told.rebuild == rebuild && (since..=from).contains(&told.to));
+            Some(told) => told.rebuild == rebuild && (since..=from).contains(&told.to),
+            // Of what another process may have folded before nothing is known.
+            None => is_own,
+        };
+        let is_empty = batch.changes.is_empty();
         if is_own {
             batch.since = if before.is_some() && goes_on { known.kept_to } else { from };
         }
-        if !batch.changes.is_empty() || !goes_on || before.is_none() {
-            known.kept_to = if batch.changes.is_empty() { from } else { to };
+        if !is_empty || !goes_on || before.is_none() {
+            known.kept_to = if is_empty { from } else { to };
         }
-        known.told = Some(Told { rebuild, to });
-        known.is_own = is_own;
-        for open in &batch.open {
-            count(&mut self.counters, &mut known.open, open.clone());
+        (known.told, known.is_own) = (Some(Told { rebuild, to }), is_own);
+        if is_whole {
+            count_all(&mut self.counters, &mut known.open, batch.open.iter().cloned());
+            known.whole_at = self.next;
+        } else {
+            batch.open.iter().cloned().for_each(|open| count(&mut self.counters, &mut known.open, open));
         }
         if !goes_on {
             // A part of it may have been told in other words, or something between never.
             self.push(News::Reset, is_own);
         }
-        let is_empty = batch.changes.is_empty();
         match batch.changes.len() {
+            0 if is_whole && goes_on => self.push(News::Counted, is_own),
             0 => {}
             // No client is told so much at once.
             n if n > MOST => self.push(News::Reset, is_own),
@@ -313,7 +340,7 @@ fn changes(news: &News) -> usize {
     match news {
         News::Batch(batch) => batch.changes.len(),
         // What is empty would be kept for ever.
-        News::Reset => 1,
+        News::Reset | News::Counted => 1,
     }
 }
 
@@ -362,7 +389,8 @@ impl Feed {
         }
         self.wanted.send_replace(false);
         let mut inner = self.lock();
-        *inner = Inner { next: inner.next, ..Inner::default() };
+        // Whoever knew everything up to here has a place that is not known any more either.
+        *inner = Inner { next: inner.next + 1, ..Inner::default() };
     }
 
     /// Whether anybody asks.
@@ -398,32 +426,38 @@ impl Feed {
 
     /// Takes what another process has told.
     pub fn follow(&self, answer: Answer) {
+        let Answer { is_anew, batches, told, open, .. } = answer;
         let mut guard = self.lock();
         // Field by field.
         let inner = &mut *guard;
-        let mut is_new = false;
-        if answer.is_anew {
+        let mut is_new = is_anew;
+        if is_anew {
             inner.push(News::Reset, false);
-            is_new = true;
-            for (partition, open) in answer.open {
-                let known = inner.partitions.entry(partition).or_default();
-                // Those that are not named are not open.
-                let gone =
-                    known.open.keys().map(|(account, kind)| (account.clone(), kind.clone(), 0)).collect::<Open>();
-                for open in gone.into_iter().chain(open) {
-                    count(&mut inner.counters, &mut known.open, open);
-                }
-                known.told = None;
+            for partition in told.keys() {
+                inner.partitions.entry(*partition).or_default().told = None;
             }
         }
-        for batch in answer.batches {
+        for batch in batches {
             is_new |= inner.take(batch, false);
         }
-        for (partition, told) in answer.told {
+        for (partition, open) in open {
             let known = inner.partitions.entry(partition).or_default();
-            let is_newer = |known: Told| (known.rebuild, known.to) < (told.rebuild, told.to);
-            if known.told.is_none_or(is_newer) {
-                (known.told, known.is_own) = (Some(told), false);
+            count_all(&mut inner.counters, &mut known.open, open);
+        }
+        for (partition, Reached { since, told }) in told {
+            let known = inner.partitions.entry(partition).or_default();
+            let goes_on = match known.told {
+                Some(known) if (told.rebuild, told.to) <= (known.rebuild, known.to) => continue,
+                Some(known) => known.rebuild == told.rebuild && (since..=told.to).contains(&known.to),
+                None => false,
+            };
+            (known.told, known.is_own) = (Some(told), false);
+            if !goes_on {
+                known.kept_to = told.to;
+                if !is_anew {
+                    inner.push(News::Reset, false);
+                    is_new = true;
+                }
             }
         }
         drop(guard);
@@ -458,53 +492,49 @@ impl Feed {
         Some(found)
     }
 
-    /// What another process is told that has been told up to `after`, of what is folded here.
+    /// What another process is told that has been told up to `after`, of what is folded here. Where something between is not
+    /// known here either, it begins anew.
     pub fn answer(&self, after: Option<&Cursor>, owned: &[u32]) -> Answer {
         let inner = self.lock();
         let of_own = || inner.partitions.iter().filter(|(partition, known)| known.is_own && owned.contains(partition));
-        let is_known =
-            |cursor: &&Cursor| cursor.feed == self.name && (inner.first()..=inner.next).contains(&cursor.next);
-        let mut next = inner.next;
+        let behind = |after: u64| inner.news.range(usize::try_from(after - inner.first()).unwrap_or(0)..);
+        let is_known = |cursor: &&Cursor| {
+            cursor.feed == self.name
+                && (inner.first()..=inner.next).contains(&cursor.next)
+                && !behind(cursor.next).any(|news| matches!(news, (News::Reset, true)))
+        };
+        let after = after.filter(is_known).map(|cursor| cursor.next);
+        let (mut next, mut many) = (after.unwrap_or(inner.next), 0);
         let mut batches = Vec::new();
-        let known = after.filter(is_known);
-        if let Some(after) = known {
-            let (mut many, mut at) = (0, after.next);
-            for (news, is_own) in inner.news.range(usize::try_from(after.next - inner.first()).unwrap_or(0)..) {
-                if many >= AT_ONCE {
-                    break;
-                }
-                at += 1;
-                if let (News::Batch(batch), true) = (news, is_own) {
-                    many += batch.changes.len();
-                    batches.push(Batch::clone(batch));
-                }
+        for (news, is_own) in after.into_iter().flat_map(behind) {
+            if many >= AT_ONCE {
+                break;
             }
-            next = at;
+            next += 1;
+            if let (News::Batch(batch), true) = (news, is_own) {
+                many += batch.changes.len();
+                batches.push(Batch::clone(batch));
+            }
         }
-        let is_whole = next == inner.next;
+        let reached = |known: &Partition| Some(Reached { since: known.kept_to, told: known.told? });
+        let is_all = next == inner.next;
+        let told = of_own().filter_map(|(partition, known)| Some((*partition, reached(known)?)));
         let open = |known: &Partition| {
             known.open.iter().map(|((account, kind), n)| (account.clone(), kind.clone(), *n)).collect()
         };
+        let counted = of_own().filter(|(_, known)| after.is_none_or(|after| known.whole_at >= after));
         Answer {
             cursor: Cursor { feed: self.name.clone(), next, within: 0 },
-            is_anew: known.is_none(),
+            is_anew: after.is_none(),
             batches,
-            told: if is_whole {
-                of_own().filter_map(|(partition, known)| Some((*partition, known.told?))).collect()
-            } else {
-                BTreeMap::new()
-            },
-            open: if known.is_none() {
-                of_own().map(|(partition, known)| (*partition, open(known))).collect()
-            } else {
-                BTreeMap::new()
-            },
+            told: if is_all { told.collect() } else { BTreeMap::new() },
+            open: counted.map(|(partition, known)| (*partition, open(known))).collect(),
         }
     }
 
-    /// How many sessions are open, by account.
-    pub fn counters(&self) -> Vec<Counters> {
-        self.lock().counters.values().cloned().collect()
+    /// How many sessions are open, by account, of those that are asked for.
+    pub fn counters(&self, is_asked: impl Fn(&str) -> bool) -> Vec<Counters> {
+        self.lock().counters.values().filter(|of| is_asked(&of.account)).cloned().collect()
     }
 }
 
@@ -523,7 +553,7 @@ mod tests {
     /// A stretch of partition 0 with these changes.
     fn batch(from: u64, to: u64, changes: &[u64]) -> Batch {
         let changes = changes.iter().copied().map(change).collect();
-        Batch { partition: 0, rebuild: 0, since: from, from, to, changes, open: Vec::new() }
+        Batch { partition: 0, rebuild: 0, since: from, from, to, changes, open: Vec::new(), is_whole: false }
     }
 
     /// What is told from a place on: changes by number, resets as 0.
@@ -540,6 +570,7 @@ mod tests {
             for news in found {
                 match news {
                     News::Reset => all.push(0),
+                    News::Counted => {}
                     News::Batch(batch) => {
                         let new = batch.changes.iter().skip(std::mem::take(&mut cursor.within));
                         all.extend(new.map(|change| change.session.parse::<u64>().unwrap()));
@@ -636,7 +667,7 @@ mod tests {
         there.take(Batch { open: open(3), ..batch(100, 103, &[1]) });
         follow(&there, &here, &mut after);
         assert_eq!(told(&here, &mut cursor), [0], "what it was before is not known");
-        assert_eq!(here.counters()[0].open_service, 3);
+        assert_eq!(here.counters(|_| true)[0].open_service, 3);
         // Nothing has changed in between, whether the follower has asked then or not.
         there.take(batch(103, 104, &[]));
         there.take(Batch { open: open(4), ..batch(104, 105, &[2]) });
@@ -646,7 +677,7 @@ mod tests {
         there.take(batch(107, 109, &[3]));
         follow(&there, &here, &mut after);
         assert_eq!(told(&here, &mut cursor), [2, 3]);
-        assert_eq!(here.counters()[0].open_service, 4);
+        assert_eq!(here.counters(|_| true)[0].open_service, 4);
 
         // In order: the next owner goes on where the first one has ended.
         let mut of_third = None;
@@ -679,8 +710,72 @@ mod tests {
         feed.want();
         feed.rest();
         assert!(feed.is_wanted(), "somebody has asked again");
+        let mut newest = feed.newest();
         feed.rest();
         assert!(!feed.is_wanted());
         assert_eq!(told(&feed, &mut cursor), [0]);
+        assert_eq!(told(&feed, &mut newest), [0], "what has come since it was forgotten is not known");
+    }
+
+    #[test]
+    fn how_many_are_open_is_counted_anew() {
+        let (here, there) = (feed("here"), feed("there"));
+        let open = |account: &str, n| (account.to_owned(), "service".to_owned(), n);
+        let counted = |feed: &Feed| feed.counters(|_| true).iter().map(|of| of.open_service).collect::<Vec<_>>();
+        let mut after = None;
+        follow(&there, &here, &mut after);
+        // The first that is heard of a partition has not changed anything.
+        let whole = |from, to| Batch { is_whole: true, ..batch(from, to, &[]) };
+        there.take(Batch { open: vec![open("a", 3), open("b", 2)], ..whole(100, 100) });
+        follow(&there, &here, &mut after);
+        assert_eq!((counted(&there), counted(&here)), (vec![3, 2], vec![3, 2]));
+        there.take(Batch { open: vec![open("a", 4)], ..batch(100, 101, &[1]) });
+        follow(&there, &here, &mut after);
+        assert_eq!(counted(&here), [4, 2]);
+        // The tables of a rebuild have none of one account.
+        there.take(Batch { rebuild: 1, open: vec![open("a", 5)], ..whole(101, 102) });
+        follow(&there, &here, &mut after);
+        assert_eq!((counted(&there), counted(&here)), (vec![5, 0], vec![5, 0]));
+        assert_eq!(here.counters(|account| account == "b").len(), 1);
+    }
+
+    #[test]
+    fn who_follows_is_told_of_what_is_not_known_there_either() {
+        let (here, there, third) = (feed("here"), feed("there"), feed("third"));
+        let (mut after, mut of_third, mut cursor) = (None, None, here.newest());
+        there.take(batch(100, 101, &[1]));
+        follow(&there, &here, &mut after);
+        follow(&third, &here, &mut of_third);
+        assert_eq!(told(&here, &mut cursor), [0, 0]);
+        // A rebuild's first stretch changes nothing.
+        there.take(Batch { rebuild: 1, ..batch(101, 102, &[]) });
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [0]);
+        // More than anybody is told.
+        let many: Vec<u64> = (0..=MOST as u64).collect();
+        there.take(Batch { rebuild: 1, ..batch(102, 103, &many) });
+        there.take(Batch { rebuild: 1, ..batch(103, 104, &[2]) });
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [0]);
+        there.take(Batch { rebuild: 1, ..batch(104, 105, &[3]) });
+        follow(&there, &here, &mut after);
+        assert_eq!(told(&here, &mut cursor), [3]);
+        // The next owner begins further on, with a stretch that changes nothing.
+        third.take(Batch { rebuild: 1, ..batch(107, 109, &[]) });
+        follow(&third, &here, &mut of_third);
+        assert_eq!(told(&here, &mut cursor), [0]);
+        third.take(Batch { rebuild: 1, ..batch(109, 110, &[4]) });
+        follow(&third, &here, &mut of_third);
+        assert_eq!(told(&here, &mut cursor), [4]);
+        // The next one goes on from where it was told: others have heard less.
+        let (next, behind) = (feed("next"), feed("behind"));
+        let (mut of_third, mut of_next, mut cursor) = (None, None, behind.newest());
+        behind.take(Batch { rebuild: 1, ..batch(104, 105, &[3]) });
+        follow(&third, &next, &mut of_third);
+        follow(&next, &behind, &mut of_next);
+        assert_eq!(told(&behind, &mut cursor), [3, 0]);
+        next.take(Batch { rebuild: 1, ..batch(110, 111, &[5]) });
+        follow(&next, &behind, &mut of_next);
+        assert_eq!(told(&behind, &mut cursor), [0, 5]);
     }
 }

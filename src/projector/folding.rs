@@ -2,7 +2,7 @@
 
 use super::commit::{Command, Frozen};
 use super::delta::Delta;
-use super::feed::{Batch, Told};
+use super::feed::{self, Batch, Told};
 use super::live::Live;
 use super::worker::{Source, Worker};
 use super::{ProjectorError, Settings};
@@ -176,18 +176,29 @@ impl Folding {
         let Some(changes) = changes else { return };
         let (feed, rebuild) = (&self.settings.feed, self.worker.rebuild());
         let goes_on = feed.told(self.partition) == Some(Told { rebuild, to: from });
-        let open = match goes_on {
-            true if changes.is_empty() => Vec::new(),
-            true => self.worker.open_sessions(Some(&changes)),
-            false => self.worker.open_sessions(None),
+        let is_whole = !goes_on || changes.len() > feed::MOST;
+        let open = match is_whole {
+            true => self.worker.open_sessions(None),
+            false if changes.is_empty() => Vec::new(),
+            false => self.worker.open_sessions(Some(&changes)),
         };
-        feed.take(Batch { partition: self.partition, rebuild, since: from, from, to, changes, open });
+        feed.take(Batch { partition: self.partition, rebuild, since: from, from, to, changes, open, is_whole });
+    }
+
+    /// Tells how things stand where that is wanted and has not been told yet.
+    fn begin_to_tell(&self) {
+        let (feed, rebuild, at) = (&self.settings.feed, self.worker.rebuild(), self.worker.position());
+        let is_known = |told: Told| told.rebuild == rebuild;
+        if feed.is_wanted() && !feed.told(self.partition).is_some_and(is_known) {
+            let (partition, open) = (self.partition, self.worker.open_sessions(None));
+            let changes = Vec::new();
+            feed.take(Batch { partition, rebuild, since: at, from: at, to: at, changes, open, is_whole: true });
+        }
     }
 
     /// Reads and folds once.
     async fn step(&mut self) -> Result<Found, ProjectorError> {
         let from = self.worker.position();
-        self.worker.tell_changes(self.settings.feed.is_wanted());
         let Fetched { records, next, end } = self.log.read(self.partition, from, BATCH_RECORDS, BATCH_BYTES).await?;
         let lag = end.saturating_sub(next);
         let newest_us = records.last().map(|record| record.appended_at_us);
@@ -197,11 +208,13 @@ impl Folding {
         };
         self.settings.metrics.lag(self.partition, lag, seconds);
         if records.is_empty() && next > from {
+            self.worker.tell_changes(self.settings.feed.is_wanted());
             let delta = self.worker.pass(next)?;
             self.publish(from, delta, end);
             return Ok(Found::Nothing);
         }
         if records.is_empty() {
+            self.begin_to_tell();
             if end == from {
                 let partition = self.partition as usize;
                 if self.live.log_end(partition) != end {
@@ -211,6 +224,8 @@ impl Folding {
             return Ok(Found::Nothing);
         }
         self.meet(&records).await?;
+        // Known only now: whoever asked while the log was read may have asked before the record was appended.
+        self.worker.tell_changes(self.settings.feed.is_wanted());
         let mut delta = self.worker.fold(&records, None, self.source)?;
         self.settings.metrics.apply(&std::mem::take(&mut delta.tally));
         self.publish(from, delta, end);

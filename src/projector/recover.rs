@@ -115,6 +115,8 @@ pub(super) async fn recover(parts: &Parts, live: &Arc<Live>) -> Result<(), Proje
     };
     let plan = plan(&parts.lake, &parts.settings).await?;
     let mut meta = replay(&parts.lake, &state, &plan, &tell).await?;
+    let rebuild = parts.lake.rebuild();
+    meta.partitions.iter_mut().for_each(|mark| mark.rebuild = rebuild);
     let made = durable_file::read(&parts.data_dir.join(MADE_UNDER));
     // What cannot be read says nothing.
     let changed = MadeUnder::hold_against(made.unwrap_or_default(), &mut meta);

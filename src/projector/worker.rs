@@ -4,7 +4,7 @@
 //! that batch are the *frozen* layer. What is in neither is read from the state.
 
 use super::delta::{Delta, Laying};
-use super::feed::{Change, Open};
+use super::feed::{self, Change, Open};
 use super::{ProjectorError, Settings};
 use crate::event::{Disposition, Fact, Origin, Reading, Record, read};
 use crate::lake::rows::{EventRow, EventRows};
@@ -101,7 +101,8 @@ impl Worker {
 
     /// How many sessions are open: of the accounts of these changes, or of all.
     pub fn open_sessions(&self, of: Option<&[Change]>) -> Open {
-        let is_asked = |account: &str| of.is_none_or(|changes| changes.iter().any(|change| change.account == account));
+        let asked = of.map(|changes| changes.iter().map(|change| &*change.account).collect::<FxHashSet<&str>>());
+        let is_asked = |account: &str| asked.as_ref().is_none_or(|asked| asked.contains(account));
         let open = self.open.iter().filter(|((account, _), _)| is_asked(account));
         open.map(|((account, kind), n)| (account.clone(), kind.as_str().to_owned(), *n)).collect()
     }
@@ -348,7 +349,8 @@ impl Worker {
                 changed.after.cloned().map_or(LaidRow::Gone, LaidRow::Session)
             });
             self.count_session(account, changed.before, changed.after, tally);
-            if self.tells {
+            // What is more than anybody is told is not written down.
+            if self.tells && changes.len() <= feed::MOST {
                 changes.extend(Change::of(&key, changed.before, changed.after));
             }
         }

@@ -4,7 +4,7 @@
 
 use super::cluster::{Cluster, missing, wait_shared};
 use super::generate::MARCH_MS;
-use super::harness::{Home, PATIENCE, Server, http, message_body, request, runtime, token, until};
+use super::harness::{Home, PATIENCE, Server, TOKEN, http, message_body, request, runtime, sign, token, until};
 use super::viber::is_long;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -168,28 +168,45 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
     assert!(others.got().events.iter().all(|event| event.data["accounts"] == json!([])));
     let sealed = others.last_id();
     assert!(!sealed.contains('-'), "it tells how much there is of all: {sealed}");
-    Client::follow(&server, "", &mine, Some(&sealed)).last_id();
-    let refused = |query: &str, token: &str, id: &str| {
-        let get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
-        let reply = request(get.header("last-event-id", id));
-        (reply.status, reply.problem())
-    };
-    for (query, token, id, status, what) in [
-        ("?account=bot1", &mine, "", 403, "account"),
-        ("?account=No", &all, "", 400, "account"),
-        ("?kind=free", &all, "", 400, "kind"),
-        ("?nothing=1", &all, "", 400, "nothing"),
-        ("", &all, "1-2-3", 400, "Last-Event-ID"),
-        ("", &all, "x", 400, "Last-Event-ID"),
-        ("", &mine, &last_id, 400, "Last-Event-ID"),
+    let back = Client::follow(&server, "", &mine, Some(&sealed));
+    let token_of_bot2 = format!("two-{TOKEN}");
+    let said = message_body("user-7==", 7);
+    let of_bot2 = http().post(format!("{}/webhooks/bot2", server.gateway));
+    let signed = of_bot2.header("X-Viber-Content-Signature", sign(&token_of_bot2, &said)).body(said);
+    assert_eq!(request(signed).status, 200);
+    for client in [&others, &back] {
+        let told = client.until(1);
+        assert_eq!((told.len(), told[0].0.as_str(), &told[0].1["user_id"]), (1, "opened", &json!("user-7==")));
+    }
+    assert_eq!(others.last_id().len(), sealed.len(), "how long a number is");
+    // What nobody here has made may be the id of another time: browsers do not come back from an error.
+    for (token, id) in [(&all, "1-2-3"), (&all, "x"), (&all, sealed.as_str()), (&mine, last_id.as_str())] {
+        assert_eq!(Client::follow(&server, "", token, Some(id)).until(1)[0].0, "reset", "{id}");
+    }
+    for (query, token, status, what) in [
+        ("?account=bot1", &mine, 403, "account"),
+        ("?account=No", &all, 400, "account"),
+        ("?kind=free", &all, 400, "kind"),
+        ("?nothing=1", &all, 400, "nothing"),
     ] {
-        let (got, problem) = refused(query, token, id);
-        assert!(got == status && problem.contains(what), "{query} {id}: {got} {problem}");
+        let get = http().get(format!("{}/api/v1/stream{query}", server.console)).bearer_auth(token);
+        let reply = request(get);
+        assert!(
+            reply.status == status && reply.problem().contains(what),
+            "{query}: {} {}",
+            reply.status,
+            reply.problem()
+        );
     }
 
     // It ends with the server, and the server with it open.
     server.stop_in_order();
     until("the end", || everything.got().is_over, |is_over| *is_over);
+    let (last_id, sealed) = (everything.last_id(), others.last_id());
+    let server = home.serve();
+    for (token, id) in [(&all, &last_id), (&mine, &sealed)] {
+        assert_eq!(Client::follow(&server, "", token, Some(id)).until(1)[0].0, "reset", "after a restart");
+    }
 }
 
 /// Callbacks that open a session each, as lines of an event file.
