@@ -99,6 +99,13 @@ impl Client {
         events.into_iter().filter(|event| event.name != "counters").map(|event| (event.name, event.data)).collect()
     }
 
+    /// How many sessions of `bot1` are open, as it was told last.
+    fn open(&self) -> Option<i64> {
+        let counters = self.got().events.into_iter().rfind(|event| event.name == "counters")?.data;
+        let of_bot1 = counters["accounts"].as_array().unwrap().iter().find(|of| of["account"] == "bot1")?.clone();
+        of_bot1["open_service"].as_i64()
+    }
+
     fn until(&self, n: usize) -> Vec<(String, Value)> {
         until("events", || self.told(), |told| told.len() >= n)
     }
@@ -142,13 +149,7 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
     let gone = json!({"event": "unsubscribed", "timestamp": now_ms, "user_id": "user-1==", "message_token": 4});
     let closed = happens(&gone.to_string(), 4, "closed", "user-1==");
     assert_eq!(closed["close_reason"], "unsubscribed");
-    let counted = || {
-        let counters = everything.got().events.into_iter().filter(|event| event.name == "counters");
-        counters.last().map(|event| event.data["accounts"].clone())
-    };
-    until("counters", counted, |counted| {
-        counted.as_ref().is_some_and(|all| all[0]["account"] == "bot1" && all[0]["open_service"].as_i64() > Some(0))
-    });
+    until("counters", || everything.open(), |open| *open == Some(1));
 
     // Who comes back is told the rest, and nothing twice.
     let last_id = everything.last_id();
@@ -207,6 +208,13 @@ fn what_becomes_of_sessions_is_told_as_it_happens() {
     for (token, id) in [(&all, &last_id), (&mine, &sealed)] {
         assert_eq!(Client::follow(&server, "", token, Some(id)).until(1)[0].0, "reset", "after a restart");
     }
+
+    // Other tables take the place of these.
+    let client = Client::follow(&server, "", &all, None);
+    until("counters", || client.open(), |open| *open == Some(2));
+    home.ok(&["rebuild"]);
+    assert_eq!(client.until(1)[0].0, "reset");
+    until("counters", || client.open(), |open| *open == Some(2));
 }
 
 /// Callbacks that open a session each, as lines of an event file.
@@ -340,6 +348,10 @@ fn a_query_node_tells_what_projectors_fold() {
     assert!(since.len() == 40 && since.iter().all(|(what, _)| what == "opened"), "{since:?}");
     assert_eq!(Client::follow(&query, "", "", Some(&resumed)).until(40), since);
     assert_eq!(Client::follow(&other, "", "", Some(&resumed)).until(1)[0].0, "reset");
+
+    for client in [&client, &beside] {
+        until("counters", || client.open(), |open| *open == i64::try_from(last).ok());
+    }
 
     // One projector is gone: the other one's are told, where something may be missing after a word of it.
     one.kill();
