@@ -41,14 +41,17 @@ FROM (
       UNION ALL
       SELECT series.account, series.month, NULL, true, last_value(chain.policy ORDER BY chain.valid_from NULLS FIRST), 'month'
       FROM (
-        SELECT account, unnest(generate_series(month, CAST(least(month + INTERVAL '12 months', reached) AS DATE),
-          INTERVAL '1 month')) AS month
+        SELECT account, CAST(month + ahead AS DATE) AS month
         FROM (
           SELECT account, month_of(local_date(sent_at, 'UTC')) AS month FROM messages
           UNION
           SELECT account, month_of(local_date(opened_at, 'UTC')) FROM sessions
         ) AS lively
         CROSS JOIN (SELECT month_of(local_date(min(watermark), 'UTC')) AS reached FROM partitions) AS newest
+        CROSS JOIN (VALUES (INTERVAL '0 months'), (INTERVAL '1 month'), (INTERVAL '2 months'), (INTERVAL '3 months'),
+          (INTERVAL '4 months'), (INTERVAL '5 months'), (INTERVAL '6 months'), (INTERVAL '7 months'), (INTERVAL '8 months'),
+          (INTERVAL '9 months'), (INTERVAL '10 months'), (INTERVAL '11 months'), (INTERVAL '12 months')) AS year(ahead)
+        WHERE coalesce(CAST(month + ahead AS DATE) <= reached, true)
       ) AS series
       LEFT JOIN (SELECT DISTINCT account FROM account_policies WHERE account IS NOT NULL) AS own
       ON series.account = own.account

@@ -37,6 +37,7 @@ pub struct GenerationInfo {
     /// When the newest of them was appended.
     pub up_to_us: Option<i64>,
     /// By log partition, the offset before which all were.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub positions: BTreeMap<u32, u64>,
     /// By log partition, from the first to the last, in ms: how far time had come there.
     pub watermarks_ms: Vec<Option<i64>>,

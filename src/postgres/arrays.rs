@@ -27,6 +27,7 @@ pub fn of_text(bytes: &[u8]) -> Option<Items> {
 
 fn item(rest: &mut Peekable<Chars<'_>>) -> Option<Option<Vec<u8>>> {
     let mut text = String::new();
+    while rest.next_if(|next| next.is_whitespace()).is_some() {}
     if rest.next_if_eq(&'"').is_some() {
         loop {
             match rest.next()? {

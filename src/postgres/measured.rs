@@ -1,5 +1,6 @@
 //! A client's stream. Messages tell their length before they come, and none is waited for that is longer than it may be.
 
+use super::shape::Shape;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,12 +19,13 @@ pub struct Measured<S> {
     known: usize,
     /// Bytes of the message that are still to come.
     rest: usize,
+    shape: Shape,
 }
 
 impl<S> Measured<S> {
     /// A stream whose next message is the first, which has no type, and whose messages may have `longest` bytes.
     pub fn new(inner: S, longest: u32) -> Self {
-        Self { inner, longest, head: [0; HEAD], known: 1, rest: 0 }
+        Self { inner, longest, head: [0; HEAD], known: 1, rest: 0, shape: Shape::default() }
     }
 
     /// Lets messages have so many bytes from now on.
@@ -37,7 +39,9 @@ impl<S> Measured<S> {
             if self.rest > 0 {
                 let passed = self.rest.min(bytes.len());
                 self.rest -= passed;
+                self.shape.pass(&bytes[..passed]);
                 bytes = &bytes[passed..];
+                self.check()?;
                 continue;
             }
             self.head[self.known] = *first;
@@ -53,9 +57,22 @@ impl<S> Measured<S> {
                 }
                 self.rest = (length - LENGTH) as usize;
                 self.known = 0;
+                self.shape = Shape::of(self.head[0]);
+                self.check()?;
             }
         }
         Ok(())
+    }
+}
+
+impl<S> Measured<S> {
+    /// Refuses a message that ends before it has all of its parts.
+    fn check(&self) -> io::Result<()> {
+        if self.rest > 0 || self.shape.is_whole() {
+            return Ok(());
+        }
+        let what = format!("a message of kind {} that ends too early", self.head[0].escape_ascii());
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 }
 

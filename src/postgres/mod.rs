@@ -16,6 +16,7 @@ mod parameters;
 mod scram;
 mod session;
 mod settings;
+mod shape;
 mod types;
 mod values;
 mod words;

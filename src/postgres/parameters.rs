@@ -2,7 +2,7 @@
 
 use super::arrays;
 use super::numeric;
-use super::types::{item_of, plain_type};
+use super::types::{any_type, item_of};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use pgwire::api::Type;
@@ -33,7 +33,7 @@ pub struct Parameter<'a> {
 
 /// The type a client is told that a parameter has.
 pub fn told(wanted: Option<&DataType>) -> Type {
-    wanted.map_or(Type::TEXT, plain_type)
+    wanted.map_or(Type::TEXT, any_type)
 }
 
 impl Parameter<'_> {
@@ -240,8 +240,11 @@ mod tests {
         let list =
             |values: &[ScalarValue], item: &DataType| ScalarValue::List(ScalarValue::new_list_nullable(values, item));
         let texts = [ScalarValue::from("a,b"), ScalarValue::Utf8(None), ScalarValue::from("null")];
-        let given = value(Some(Type::TEXT_ARRAY), None, b"{\"a,b\",NULL,\"null\"}", false).unwrap();
-        assert_eq!(given, list(&texts, &DataType::Utf8));
+        for declared in [Some(Type::TEXT_ARRAY), Some(Type::UNKNOWN), None] {
+            let wanted = Some(DataType::new_list(DataType::Utf8, true)).filter(|_| declared != Some(Type::TEXT_ARRAY));
+            let given = value(declared, wanted, b"{\"a,b\",NULL,\"null\"}", false).unwrap();
+            assert_eq!(given, list(&texts, &DataType::Utf8));
+        }
         let decimal = |digits| ScalarValue::Decimal128(Some(digits), 38, 2);
         let given = value(Some(Type::NUMERIC_ARRAY), None, b"{1.5,2.25}", false).unwrap();
         assert_eq!(given, list(&[decimal(150), decimal(225)], &DataType::Decimal128(38, 2)));

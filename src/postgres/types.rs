@@ -68,7 +68,12 @@ pub fn pg_type(field: &Field) -> Type {
     if is_token(field) {
         return Type::NUMERIC;
     }
-    match field.data_type() {
+    any_type(field.data_type())
+}
+
+/// The type of values.
+pub fn any_type(data_type: &DataType) -> Type {
+    match data_type {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             array_of(&plain_type(item.data_type()))
         }

@@ -195,8 +195,10 @@ pub struct Reach {
     /// When the newest was appended, in µs.
     pub up_to_us: Option<i64>,
     /// By log partition.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub positions: BTreeMap<u32, u64>,
     /// By log partition, in ms.
+    #[schema(value_type = BTreeMap<String, i64>)]
     pub watermarks: BTreeMap<u32, i64>,
 }
 

@@ -4,11 +4,12 @@ use super::calendar::{Calendar, Part};
 use super::catalog::{PG_CATALOG, Postgres};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
-use super::functions::{DeliveryWindow, UnsignedToken};
+use super::functions::{DeliveryWindow, IntervalTimes, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
 use super::joins;
 use super::numbers;
+use super::patterns;
 use super::reference::{ACCOUNT_POLICIES, PARTITIONS, POLICIES, Reference};
 use super::sight::{Asker, Sight};
 use super::table::{PictureTable, Place};
@@ -185,7 +186,11 @@ impl Engine {
         let mut state =
             SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
         let window = DeliveryWindow::new(reference.delivery_window_ms);
-        let own = [ScalarUDF::new_from_impl(UnsignedToken::default()), ScalarUDF::new_from_impl(window)];
+        let own = [
+            ScalarUDF::new_from_impl(UnsignedToken::default()),
+            ScalarUDF::new_from_impl(IntervalTimes::default()),
+            ScalarUDF::new_from_impl(window),
+        ];
         let of_calendar = Part::ALL.map(|part| ScalarUDF::new_from_impl(Calendar::new(part)));
         for function in own.into_iter().chain(of_calendar) {
             datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
@@ -295,6 +300,7 @@ impl Planner {
         }
         table_functions::expand(&mut statement)?;
         numbers::make_doubles(&mut statement);
+        patterns::translate(&mut statement);
         let mut needs = Needs::of(&surroundings.base, &statement)?;
         let past = if let At::Then(past) = at { Some(past) } else { None };
         let generations = Generations::find(self, &mut needs, past).await?;

@@ -1,8 +1,10 @@
 //! SQL functions of our own.
 
-use datafusion::arrow::array::{ArrayRef, AsArray, StringArray};
-use datafusion::arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNano, IntervalUnit};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::arrow::array::{ArrayRef, AsArray, IntervalMonthDayNanoArray, StringArray};
+use datafusion::arrow::datatypes::{
+    DataType, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+};
+use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 use std::sync::Arc;
 
@@ -42,6 +44,51 @@ impl ScalarUDFImpl for UnsignedToken {
         let texts = texts.unwrap_or_else(|| Arc::new(StringArray::new_null(arguments.number_rows)));
         Ok(ColumnarValue::Array(texts))
     }
+}
+
+/// `interval_times(interval, double) -> interval`: what PostgreSQL has as `interval * number`. Parts of months and days go
+/// down to smaller units, of 30 days and of 24 hours.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct IntervalTimes {
+    signature: Signature,
+}
+
+impl Default for IntervalTimes {
+    fn default() -> IntervalTimes {
+        let arguments = vec![DataType::Interval(IntervalUnit::MonthDayNano), DataType::Float64];
+        IntervalTimes { signature: Signature::exact(arguments, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for IntervalTimes {
+    fn name(&self) -> &str {
+        "interval_times"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Interval(IntervalUnit::MonthDayNano))
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let [intervals, numbers] = columns.as_slice() else { return exec_err!("interval_times takes two values") };
+        let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
+        let numbers = numbers.as_primitive::<Float64Type>();
+        let rows = intervals.iter().zip(numbers).map(|(interval, number)| Some(times(interval?, number?)));
+        Ok(ColumnarValue::Array(Arc::new(rows.collect::<IntervalMonthDayNanoArray>()) as ArrayRef))
+    }
+}
+
+fn times(interval: IntervalMonthDayNano, by: f64) -> IntervalMonthDayNano {
+    let months = f64::from(interval.months) * by;
+    let days = f64::from(interval.days) * by + months.fract() * 30.0;
+    let nanoseconds = interval.nanoseconds as f64 * by + days.fract() * 86_400e9;
+    // Beyond what an interval may have it is the longest there is.
+    IntervalMonthDayNano::new(months.trunc() as i32, days.trunc() as i32, nanoseconds.round() as i64)
 }
 
 /// `delivery_window() -> interval`: so long after a message receipts count for it.

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod calendar;
 mod catalog;
+mod catalog_words;
 pub mod compare;
 pub mod engine;
 pub mod error;
@@ -14,6 +15,7 @@ mod joins;
 pub mod keys;
 mod numbers;
 pub mod output;
+mod patterns;
 pub mod prepared;
 mod pruning;
 pub mod reference;

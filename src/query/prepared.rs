@@ -1,6 +1,7 @@
 //! Statements with parameters: looked through once, answered as often as is wanted.
 
 use super::catalog::Postgres;
+use super::catalog_words;
 use super::engine::{At, Engine, Planner, QueryStream, execute, is_name_of_ours};
 use super::error::QueryError;
 use super::guard;
@@ -8,16 +9,18 @@ use super::sight::Asker;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue, TableReference};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use std::collections::BTreeMap;
 
 /// What only clients ask, of the catalog: it has PostgreSQL's words in it that the engine must be told in its own.
-const CATALOG_WORDS: [&str; 9] = [
+const CATALOG_WORDS: [&str; 11] = [
     "pg_",
     "information_schema",
     "::reg",
     "version()",
+    "to_regtype",
+    "current_catalog",
     "current_schema",
     "current_database",
     "current_user",
@@ -117,7 +120,9 @@ impl Postgres {
         if !asks_catalog(sql) {
             return guard::parse(sql);
         }
-        let mut parsed = self.parser.parse(sql).map_err(|error| syntax(sql, &error.to_string()))?;
+        let known = catalog_words::known(sql);
+        let parsed = self.parser.parse(known.as_deref().unwrap_or(sql));
+        let mut parsed = parsed.map_err(|error| syntax(sql, &error.to_string()))?;
         let (Some(statement), true) = (parsed.pop(), parsed.is_empty()) else {
             return Err(syntax(sql, "one statement is answered at a time"));
         };
@@ -176,6 +181,13 @@ fn parameters(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, QueryError> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expression| {
             expression.apply(|expression| {
+                // `x = any($1)`
+                if let Expr::ScalarFunction(call) = expression
+                    && let ("array_has", [Expr::Placeholder(placeholder), item]) = (call.name(), call.args.as_slice())
+                    && let Some(item) = node.inputs().iter().find_map(|input| item.get_type(input.schema()).ok())
+                {
+                    note(&placeholder.id, Some(DataType::new_list(item, true)));
+                }
                 if let Expr::Cast(cast) = expression
                     && let Expr::Placeholder(placeholder) = cast.expr.as_ref()
                 {

@@ -7,6 +7,7 @@ use super::harness::{Home, text};
 use super::tools::schemathesis;
 use super::viber::{is_long, seed};
 use serde_json::Value;
+use std::path::Path;
 
 #[test]
 fn the_server_is_as_it_is_described() {
@@ -18,7 +19,11 @@ fn the_server_is_as_it_is_described() {
     assert!(described["paths"]["/api/v1/stream"]["get"]["responses"]["200"].is_object(), "{described}");
     let (examples, seed) = (if is_long() { "300" } else { "20" }, seed().to_string());
     eprintln!("seed {seed}");
+    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi");
     let output = schemathesis()
+        .env("PYTHONPATH", hooks)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SCHEMATHESIS_HOOKS", "hooks")
         .args(["run", &format!("{}/openapi.json", server.console)])
         // What never ends is asked by tests of its own.
         .args(["--exclude-path", "/api/v1/stream", "--max-examples", examples, "--seed", &seed])

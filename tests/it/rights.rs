@@ -127,7 +127,7 @@ fn a_token_of_some_accounts_shows_no_others() {
         let text = reply.text().to_lowercase();
         assert!(!text.contains("theirs"), "{query}: {text}");
         answered += usize::from(reply.status == 200);
-        assert!([200, 400].contains(&reply.status), "{query}: {} {text}", reply.status);
+        assert!([200, 400, 422].contains(&reply.status), "{query}: {} {text}", reply.status);
     }
     assert!(answered > 45, "most of them are answered: {answered}");
     // What is shown is all of one's own, and figures are of that alone.
@@ -286,7 +286,7 @@ fn a_viewer_acts_on_nothing() {
 
     let wrong = ops_entry.replace(" }", ", accounts = [\"bot1\"] }");
     home.configure(&[&format!("console.tokens = [{wrong}]")]);
-    let error = home.fails_with(&["config", "check"], b"");
+    let error = home.fails_with(&["config"], b"");
     assert!(error.contains("`ops`") && error.contains("accounts"), "{error}");
 }
 
@@ -353,6 +353,7 @@ fn how_things_stand_with_a_user_is_told_from_the_state() {
     let (all, all_entry) = token(&home, &["all"]);
     home.configure(&[&format!("console.tokens = [{mine_entry}, {all_entry}]")]);
     let server = home.serve();
+    until("readiness", || server.get("/readyz").status, |status| *status == 200);
     let user = "a/b+c==";
     let path = "/api/v1/users/bot1/a%2Fb%2Bc%3D%3D";
     let (status, told) = get(&server, &all, path);

@@ -73,7 +73,7 @@ impl Client {
         if let Some(last_id) = last_id {
             get = get.header("last-event-id", last_id);
         }
-        let mut response = runtime().block_on(get.timeout(PATIENCE).send()).unwrap();
+        let mut response = runtime().block_on(async { get.timeout(PATIENCE).send().await }).unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let got = Arc::new(Mutex::new(Got::default()));
