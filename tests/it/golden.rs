@@ -37,7 +37,7 @@ fn normal(column: &str, value: &Value) -> Value {
     }
 }
 
-fn golden_rows(history: &str, table: &str, policy: &str) -> Rows {
+pub fn golden_rows(history: &str, table: &str, policy: &str) -> Rows {
     let bytes = golden(&format!("{history}/{table}.{policy}.ndjson.gz"));
     let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     by_key(lines.map(|line| serde_json::from_slice(line).unwrap()), table)

@@ -43,6 +43,7 @@ mod serving;
 mod shared_rebuilds;
 mod sharing;
 mod stream;
+mod superset;
 mod tools;
 mod topic;
 mod transfer;

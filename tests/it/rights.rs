@@ -127,7 +127,7 @@ fn a_token_of_some_accounts_shows_no_others() {
         let text = reply.text().to_lowercase();
         assert!(!text.contains("theirs"), "{query}: {text}");
         answered += usize::from(reply.status == 200);
-        assert!([200, 400, 422].contains(&reply.status), "{query}: {} {text}", reply.status);
+        assert!([200, 400, 403, 422].contains(&reply.status), "{query}: {} {text}", reply.status);
     }
     assert!(answered > 45, "most of them are answered: {answered}");
     // What is shown is all of one's own, and figures are of that alone.

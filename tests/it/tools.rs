@@ -68,6 +68,11 @@ pub fn postgres_python() -> Command {
     Command::new(tool("postgres-python"))
 }
 
+/// A Python with Apache Superset.
+pub fn superset_python() -> Command {
+    Command::new(tool("superset-python"))
+}
+
 /// Asks an interface that is described by OpenAPI whatever its description allows, and more.
 pub fn schemathesis() -> Command {
     Command::new(tool("schemathesis"))
