@@ -71,7 +71,7 @@ pub enum AppError {
     #[error(transparent)]
     Accounts(#[from] AccountsError),
     #[error("{setting}: {error}")]
-    Tls { setting: &'static str, error: TlsError },
+    Tls { setting: &'static str, error: Box<TlsError> },
     #[error(transparent)]
     DurableFile(#[from] DurableFileError),
     #[error(transparent)]

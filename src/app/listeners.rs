@@ -26,7 +26,7 @@ impl Public {
         let Some(tls) = config.gateway.tls.clone() else { return Ok(Public::Plain(tcp)) };
         let files = CertificateFiles { cert: tls.cert, key: tls.key };
         let listener = TlsListener::new(tcp, files, RENEW_EVERY);
-        let listener = listener.map_err(|error| AppError::Tls { setting: "[gateway] tls", error })?;
+        let listener = listener.map_err(|error| AppError::Tls { setting: "[gateway] tls", error: error.into() })?;
         Ok(Public::Tls(Box::new(listener)))
     }
 
@@ -51,7 +51,8 @@ pub(super) fn postgres_certificates(config: &Config) -> Result<Option<Certificat
         return Ok(None);
     };
     let certificates = Certificates::new(CertificateFiles { cert, key }, &["postgresql"]);
-    certificates.map(Some).map_err(|error| AppError::Tls { setting: "[postgres] tls_cert, tls_key", error })
+    let setting = "[postgres] tls_cert, tls_key";
+    certificates.map(Some).map_err(|error| AppError::Tls { setting, error: error.into() })
 }
 
 /// Where it listens.

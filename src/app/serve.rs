@@ -11,6 +11,7 @@ use super::{AppError, Base, Brokers, Clock};
 use crate::config::{Config, Role};
 use crate::console::directory::Directory;
 use crate::console::health::Health;
+use crate::console::stream::Stream;
 use crate::console::tokens::{Token, Tokens};
 use crate::console::transfer::Transfer;
 use crate::console::{self, Console};
@@ -87,15 +88,16 @@ pub async fn serve(
         }
         (None, None) => None,
     };
+    let asked =
+        engine.clone().map(|engine| base.stream(projector.is_some(), halted.clone()).map(|told| (engine, told)));
     let mut console = open_console(
         &base,
-        engine.clone(),
+        asked.transpose()?,
         gateway.clone(),
         projector.as_ref(),
         rebuilds.clone().zip(directory),
         lake.clone(),
         &token,
-        halted.clone(),
     )?;
     if let Some(projector) = &projector {
         console = console.merge(base.answers(projector)?);
@@ -194,14 +196,14 @@ async fn drain(mut serving: Vec<JoinHandle<()>>, patience: Duration) {
 
 fn open_console(
     base: &Base,
-    engine: Option<Arc<Engine>>,
+    asked: Option<(Arc<Engine>, Stream)>,
     gateway: Option<(crate::gateway::accounts::Accounts, crate::gateway::Gateway)>,
     projector: Option<&ProjectorHandle>,
     rebuilds: Option<(Rebuilds, Directory)>,
     lake: Option<Arc<Lake>>,
     local: &Token,
-    halted: watch::Receiver<bool>,
 ) -> Result<axum::Router, AppError> {
+    let (engine, stream) = asked.unzip();
     let transfer = projector.map(|projector| Transfer {
         log: base.log.clone(),
         projector: projector.clone(),
@@ -217,10 +219,6 @@ fn open_console(
         projector: projector.cloned(),
         gateway: gateway.as_ref().map(|(_, gateway)| gateway.clone()),
         tables: lake.filter(|_| projector.is_none()),
-    };
-    let stream = match &engine {
-        Some(_) => Some(base.stream(projector.is_some(), halted)?),
-        None => None,
     };
     let tokens = &base.config.console.tokens;
     Ok(console::router(Console {

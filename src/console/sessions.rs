@@ -252,7 +252,8 @@ mod tests {
         assert!(of(|_| {}).unwrap().contains("where true"));
         let quoted = of(|filter| filter.user_id = Some("o'hara' or true --".into())).unwrap();
         assert!(quoted.contains("user_id = 'o''hara'' or true --'"), "{quoted}");
-        let wrong: [(fn(&mut Filter), &str); 6] = [
+        type Change = fn(&mut Filter);
+        let wrong: [(Change, &str); 6] = [
             (|filter| filter.kind = Some("free".into()), "kind"),
             (|filter| filter.state = Some("'".into()), "state"),
             (|filter| filter.from = Some("yesterday".into()), "from"),

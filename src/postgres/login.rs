@@ -111,7 +111,7 @@ impl Handlers {
                 Ok(())
             }
             Login::Asked(challenge) => {
-                let proof = challenge.check(&&body).map_err(refused)?;
+                let proof = challenge.check(&body).map_err(refused)?;
                 client.feed(PgWireBackendMessage::Authentication(Authentication::SASLFinal(proof.into()))).await?;
                 if let Some(token) = self.0.server.tokens.iter().find(|token| token.name == user) {
                     *held(&self.0.asker) = Arc::new(asker(token));

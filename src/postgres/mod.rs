@@ -174,7 +174,7 @@ async fn converse(
     };
     let talk = Talk { server, has_place, deadline, halted };
     match begun {
-        Begun::Plain(socket) => talk.hold(socket).await,
+        Begun::Plain(socket) => talk.hold(*socket).await,
         Begun::Tls(socket) => talk.hold(*socket).await,
     }
 }

@@ -18,7 +18,7 @@ pub type Socket<S> = Framed<Measured<S>, PgWireMessageServerCodec<Statement>>;
 
 /// A connection whose first message is still to be read.
 pub enum Begun {
-    Plain(Socket<TcpStream>),
+    Plain(Box<Socket<TcpStream>>),
     Tls(Box<Socket<TlsStream<TcpStream>>>),
 }
 
@@ -43,7 +43,7 @@ pub async fn begin(mut stream: TcpStream, acceptor: Option<TlsAcceptor>) -> io::
                 return Ok(Begun::Tls(Box::new(socket(encrypted, address, true, &[])?)));
             }
             (SSL_REQUEST | GSS_REQUEST, _) => stream.write_all(b"N").await?,
-            _ => return Ok(Begun::Plain(socket(stream, address, false, &head)?)),
+            _ => return Ok(Begun::Plain(Box::new(socket(stream, address, false, &head)?))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::demo::Demo;
 use super::golden::{import, settings};
-use super::harness::{Home, Server, free_port, http, request, text, try_request, until};
+use super::harness::{Home, Server, free_port, http, message_body, request, text, try_request, until};
 use super::postgres::with_server;
 use super::tools::{postgres_python, prometheus};
 use serde_json::{Value, json};
@@ -38,6 +38,17 @@ fn queries(kind: &str) -> Vec<(String, String)> {
     found
 }
 
+/// The panels whose queries have rows, of those that ask SQL.
+fn panels_with_rows(server: &Server) -> BTreeSet<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dashboards.py");
+    let mut command = with_server(postgres_python(), server);
+    let output = command.arg(script).arg(deployed("grafana/dashboards")).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines = text(&output.stdout);
+    let counts = lines.lines().map(|line| line.rsplit_once('/').unwrap());
+    counts.filter(|(_, rows)| *rows != "0").map(|(panel, _)| panel.to_owned()).collect()
+}
+
 #[test]
 fn every_query_of_a_dashboard_has_rows() {
     let prices = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/prices");
@@ -48,16 +59,13 @@ fn every_query_of_a_dashboard_has_rows() {
         settings.push(r#"postgres.listen = "127.0.0.1:0""#.to_owned());
         let home = Home::new(&settings.iter().map(String::as_str).collect::<Vec<_>>());
         import(&home, history);
-        let server = home.serve();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dashboards.py");
-        let mut command = with_server(postgres_python(), &server);
-        let output = command.arg(script).arg(deployed("grafana/dashboards")).output().unwrap();
-        assert!(output.status.success(), "{history}: {}", text(&output.stderr));
-        for line in text(&output.stdout).lines() {
-            let (panel, rows) = line.rsplit_once('/').unwrap();
-            with_rows.extend((rows != "0").then(|| panel.to_owned()));
-        }
+        with_rows.extend(panels_with_rows(&home.serve()));
     }
+    // Sessions that are open now.
+    let (_home, server) = with_money();
+    assert_eq!(server.callback(&message_body("v==", 99)).status, 200);
+    until("the session", || server.number("select count(*) from open_sessions"), |open| *open == 1);
+    with_rows.extend(panels_with_rows(&server));
     let all: BTreeSet<String> = queries("rawSql").into_iter().map(|(panel, _)| panel).collect();
     assert!(all.len() > 15);
     let without: Vec<&String> = all.difference(&with_rows).collect();
@@ -71,7 +79,8 @@ fn with_money() -> (Home, Server) {
     let prices = home.path("prices.csv");
     std::fs::write(&prices, "country,currency,price,valid_from\nUA,EUR,0.05,2020-01-01\n").unwrap();
     let prices = format!("fold.prices = {:?}", prices.to_str().unwrap());
-    home.configure(&[&prices, r#"fold.policy = "viber-2022""#, "log.intent = true"]);
+    let listen = r#"postgres.listen = "127.0.0.1:0""#;
+    home.configure(&[&prices, r#"fold.policy = "viber-2022""#, "log.intent = true", listen]);
     let config = std::fs::read_to_string(home.config()).unwrap();
     let budget = "name = \"bot1\"\nbudget = { EUR = \"250\" }";
     std::fs::write(home.config(), config.replace("name = \"bot1\"", budget)).unwrap();
