@@ -3,6 +3,8 @@
 pub mod accounts;
 pub mod calendar;
 mod catalog;
+mod catalog_functions;
+mod catalog_tables;
 mod catalog_words;
 pub mod compare;
 pub mod engine;
@@ -27,7 +29,7 @@ mod value;
 pub mod views;
 mod workers;
 
-pub use catalog::SETTINGS;
+pub use catalog_tables::SETTINGS;
 pub use engine::{Engine, Limits, Picture, Pictures, QueryStream, is_name_of_ours};
 pub use error::QueryError;
 pub use freshness::Freshness;
