@@ -12,6 +12,7 @@ pub fn of_text(bytes: &[u8]) -> Option<Items> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
     let mut rest = text.strip_prefix('{')?.strip_suffix('}')?.chars().peekable();
     let mut items = Vec::new();
+    skip(&mut rest);
     if rest.peek().is_none() {
         return Some(items);
     }
@@ -25,13 +26,20 @@ pub fn of_text(bytes: &[u8]) -> Option<Items> {
     }
 }
 
+fn skip(rest: &mut Peekable<Chars<'_>>) {
+    while rest.next_if(|next| next.is_whitespace()).is_some() {}
+}
+
 fn item(rest: &mut Peekable<Chars<'_>>) -> Option<Option<Vec<u8>>> {
     let mut text = String::new();
-    while rest.next_if(|next| next.is_whitespace()).is_some() {}
+    skip(rest);
     if rest.next_if_eq(&'"').is_some() {
         loop {
             match rest.next()? {
-                '"' => return Some(Some(text.into_bytes())),
+                '"' => {
+                    skip(rest);
+                    return Some(Some(text.into_bytes()));
+                }
                 '\\' => text.push(rest.next()?),
                 other => text.push(other),
             }

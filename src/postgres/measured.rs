@@ -39,8 +39,11 @@ impl<S> Measured<S> {
             if self.rest > 0 {
                 let passed = self.rest.min(bytes.len());
                 self.rest -= passed;
-                self.shape.pass(&bytes[..passed]);
+                let is_within = self.shape.pass(&bytes[..passed]);
                 bytes = &bytes[passed..];
+                if !is_within {
+                    return Err(self.unfit("has more than its parts"));
+                }
                 self.check()?;
                 continue;
             }
@@ -71,8 +74,12 @@ impl<S> Measured<S> {
         if self.rest > 0 || self.shape.is_whole() {
             return Ok(());
         }
-        let what = format!("a message of kind {} that ends too early", self.head[0].escape_ascii());
-        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        Err(self.unfit("ends too early"))
+    }
+
+    fn unfit(&self, how: &str) -> io::Error {
+        let what = format!("a message of kind {} that {how}", self.head[0].escape_ascii());
+        io::Error::new(io::ErrorKind::InvalidData, what)
     }
 }
 
@@ -105,22 +112,25 @@ mod tests {
 
     #[test]
     fn messages_may_have_their_length_however_they_come() {
-        // Eight bytes of a start, a query of six, a synchronisation.
-        let bytes = [&[0, 0, 0, 8, 0, 3, 0, 0][..], b"Q\0\0\0\x06a\0", b"S\0\0\0\x04"].concat();
+        // Nine bytes of a start, a query of six, a synchronisation.
+        let bytes = [&[0, 0, 0, 9, 0, 3, 0, 0, 0][..], b"Q\0\0\0\x06a\0", b"S\0\0\0\x04"].concat();
         for piece in 1..bytes.len() {
-            let mut stream = Measured::new((), 8);
+            let mut stream = Measured::new((), 9);
             bytes.chunks(piece).for_each(|piece| stream.measure(piece).unwrap());
             assert_eq!((stream.rest, stream.known), (0, 0));
         }
-        let mut stream = Measured::new((), 7);
+        let mut stream = Measured::new((), 8);
         assert!(stream.measure(&bytes).is_err());
-        let mut stream = Measured::new((), 8);
+        let mut stream = Measured::new((), 9);
         stream.measure(&bytes).unwrap();
-        assert!(stream.measure(b"Q\0\0\0\x09").is_err());
-        let mut stream = Measured::new((), 8);
+        assert!(stream.measure(b"Q\0\0\0\x0a").is_err());
+        let mut stream = Measured::new((), 9);
         stream.measure(&bytes).unwrap();
-        stream.allow(9);
-        stream.measure(b"Q\0\0\0\x09").unwrap();
+        stream.allow(10);
+        stream.measure(b"Q\0\0\0\x0a").unwrap();
+        // What another message would hide in.
+        let mut stream = Measured::new((), 9);
+        assert!(stream.measure(&[&bytes[..16], b"S\0\0\0\x09Q\x3f\xff\xff\xfe"].concat()).is_err());
         for bad in [&b"\0\0\0\x03"[..], b"\xff\xff\xff\xff"] {
             assert!(Measured::new((), 8).measure(bad).is_err());
         }

@@ -68,7 +68,13 @@ impl Parameter<'_> {
     fn array(&self, bytes: &[u8], is_binary: bool, item: &Type) -> Result<ScalarValue, Unfit> {
         let items = if is_binary { arrays::of_binary(bytes, item) } else { arrays::of_text(bytes) };
         let items = items.ok_or_else(|| self.unfit(format!("it is no array of {} of one dimension", item.name())))?;
-        let parameter = Parameter { number: self.number, declared: Some(item), wanted: None };
+        // An item is what it would be alone.
+        let is_declared = self.declared.is_some_and(|declared| *declared != Type::UNKNOWN);
+        let wanted = match self.wanted {
+            Some(DataType::List(wanted)) => Some(wanted.data_type()),
+            _ => None,
+        };
+        let parameter = Parameter { number: self.number, declared: is_declared.then_some(item), wanted };
         let values: Vec<ScalarValue> =
             items.iter().map(|item| parameter.value(item.as_deref(), is_binary)).collect::<Result<_, _>>()?;
         let known = values.iter().find(|value| !value.is_null()).map(ScalarValue::data_type);
@@ -251,6 +257,13 @@ mod tests {
         let numbers = [ScalarValue::Int64(Some(7)), ScalarValue::Int64(None)];
         let binary = [1_i32, 1, 23, 2, 1, 4, 7, -1].map(i32::to_be_bytes).concat();
         assert_eq!(value(Some(Type::INT4_ARRAY), None, &binary, true).unwrap(), list(&numbers, &DataType::Int64));
+        // Tokens, by the numbers that are shown.
+        let shown = format!("{{7,{}}}", u64::MAX - 1);
+        let tokens = list(&[ScalarValue::Int64(Some(7)), ScalarValue::Int64(Some(-2))], &DataType::Int64);
+        for declared in [None, Some(Type::NUMERIC_ARRAY)] {
+            let wanted = Some(DataType::new_list(DataType::Int64, true));
+            assert_eq!(value(declared, wanted, shown.as_bytes(), false).unwrap(), tokens);
+        }
         let none = [0_i32, 0, 23].map(i32::to_be_bytes).concat();
         assert_eq!(value(Some(Type::INT4_ARRAY), None, &none, true).unwrap(), list(&[], &DataType::Int64));
     }

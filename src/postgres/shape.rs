@@ -1,4 +1,4 @@
-//! The shape of messages that have several parts. Whoever reads them relies on each part being there.
+//! The shape of messages. Whoever reads them relies on each part being there, and takes what is left for the next message.
 
 /// A part of a message's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,16 @@ enum Part {
     Items(usize),
     /// A count in 16 bits, and then so many values, each with its length in 32 bits before it; less than 0 is NULL.
     Values,
+    /// A protocol, and then settings: texts in pairs, up to an empty one. Or a request of another kind.
+    Start,
+    /// Texts up to an empty one.
+    Texts,
+    /// Whatever there is.
+    Rest,
 }
+
+/// Begins requests that are no start: of TLS, of encryption, and to cancel a query (PostgreSQL, protocol, message formats).
+const REQUESTS: [u32; 3] = [80_877_102, 80_877_103, 80_877_104];
 
 /// How far the body of a message has come.
 #[derive(Debug, Default)]
@@ -24,17 +33,22 @@ pub struct Shape {
     skipped: usize,
     /// Values to come of [`Part::Values`]; `None` before their number is known.
     values: Option<u16>,
+    /// Whether something has come of the text at hand.
+    has_text: bool,
 }
 
 impl Shape {
-    /// The body of a message of this kind; those that are not known are of any shape.
+    /// The body of a message of this kind, 0 for the first one; those that are not known are of any shape.
     pub fn of(kind: u8) -> Self {
         let parts: &[Part] = match kind {
             b'P' => &[Part::Text, Part::Text, Part::Items(4)],
             b'B' => &[Part::Text, Part::Text, Part::Items(2), Part::Values, Part::Items(2)],
             b'E' => &[Part::Text, Part::Bytes(4)],
             b'D' | b'C' => &[Part::Bytes(1), Part::Text],
-            _ => &[],
+            b'Q' | b'f' => &[Part::Text],
+            b'S' | b'H' | b'X' | b'c' => &[],
+            0 => &[Part::Start],
+            _ => &[Part::Rest],
         };
         let mut shape = Self { parts, ..Self::default() };
         shape.begin();
@@ -43,11 +57,11 @@ impl Shape {
 
     /// Whether it may end here.
     pub fn is_whole(&self) -> bool {
-        self.parts.is_empty() && self.skipped == 0
+        matches!(self.parts, [] | [Part::Rest]) && self.skipped == 0
     }
 
-    /// Goes through bytes of it.
-    pub fn pass(&mut self, mut bytes: &[u8]) {
+    /// Goes through bytes of it; false where there are more than it has.
+    pub fn pass(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((first, others)) = bytes.split_first() {
             if self.skipped > 0 {
                 let passed = self.skipped.min(bytes.len());
@@ -56,13 +70,26 @@ impl Shape {
                 self.settle();
                 continue;
             }
-            let Some(part) = self.parts.first() else { return };
+            let Some(part) = self.parts.first() else { return false };
             match part {
                 Part::Text => {
                     if *first == 0 {
                         self.next();
                     }
                 }
+                Part::Texts => {
+                    if *first == 0 && !std::mem::take(&mut self.has_text) {
+                        self.next();
+                    } else {
+                        self.has_text = *first != 0;
+                    }
+                }
+                Part::Start => {
+                    if let Some(code) = self.number(*first, 4) {
+                        self.parts = if REQUESTS.contains(&code) { &[Part::Rest] } else { &[Part::Texts] };
+                    }
+                }
+                Part::Rest => return true,
                 // What is gone past has been.
                 Part::Bytes(_) => self.next(),
                 Part::Items(size) => {
@@ -91,6 +118,7 @@ impl Shape {
             }
             bytes = others;
         }
+        true
     }
 
     /// The number, once all of its bytes are there.
@@ -135,12 +163,11 @@ impl Shape {
 mod tests {
     use super::*;
 
-    /// Whether a body of this kind is whole, however it comes.
+    /// Whether a body of this kind is whole, and no more, however it comes.
     fn is_whole(kind: u8, body: &[u8]) -> bool {
         let whole = |piece: usize| {
             let mut shape = Shape::of(kind);
-            body.chunks(piece).for_each(|piece| shape.pass(piece));
-            shape.is_whole()
+            body.chunks(piece).all(|piece| shape.pass(piece)) && shape.is_whole()
         };
         let all = whole(body.len().max(1));
         assert!((1..=body.len()).all(|piece| whole(piece) == all), "{body:?}");
@@ -158,14 +185,19 @@ mod tests {
             (b'E', b"\0\0\0\0\x07"),
             (b'D', b"S\0"),
             (b'C', b"Pportal\0"),
+            (b'Q', b"select 1\0"),
+            (0, b"\0\x03\0\0user\0analyst\0database\0x\0\0"),
+            (0, b"\0\x03\0\0\0"),
         ] {
             assert!(is_whole(kind, body), "{body:?}");
             for end in 0..body.len() {
                 assert!(!is_whole(kind, &body[..end]), "{:?}", &body[..end]);
             }
-            assert!(is_whole(kind, &[body, b"more"].concat()));
+            assert!(!is_whole(kind, &[body, b"more"].concat()));
         }
-        assert!(is_whole(b'Q', b"select 1") && is_whole(b'S', b""));
-        assert!(!is_whole(b'B', b"\0\0\0\0\xff\xff"));
+        assert!(is_whole(b'S', b"") && is_whole(b'p', b"") && is_whole(b'd', b"any\0thing"));
+        assert!(!is_whole(b'S', b"Q\x3f\xff\xff\xfe") && !is_whole(b'B', b"\0\0\0\0\xff\xff"));
+        // To cancel a query: process and secret.
+        assert!(is_whole(0, &[&80_877_102_u32.to_be_bytes()[..], &[7; 8]].concat()));
     }
 }

@@ -170,6 +170,12 @@ pub struct Told {
     pub to: u64,
 }
 
+impl Told {
+    fn is_older(self, other: Told) -> bool {
+        (self.rebuild, self.to) < (other.rebuild, other.to)
+    }
+}
+
 /// How far a partition has been told, and from where on nothing has changed up to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reached {
@@ -442,12 +448,17 @@ impl Feed {
         }
         for (partition, open) in open {
             let known = inner.partitions.entry(partition).or_default();
+            let is_older = |known: Told| told.get(&partition).is_some_and(|of| of.told.is_older(known));
+            // Another process has it since.
+            if known.told.is_some_and(is_older) {
+                continue;
+            }
             count_all(&mut inner.counters, &mut known.open, open);
         }
         for (partition, Reached { since, told }) in told {
             let known = inner.partitions.entry(partition).or_default();
             let goes_on = match known.told {
-                Some(known) if (told.rebuild, told.to) <= (known.rebuild, known.to) => continue,
+                Some(known) if told == known || told.is_older(known) => continue,
                 Some(known) => known.rebuild == told.rebuild && (since..=told.to).contains(&known.to),
                 None => false,
             };

@@ -91,6 +91,9 @@ impl Folding {
             // Memory is bounded: nothing is folded until the committer has taken what is there.
             let resting = *stop.borrow() || full || halted;
             let began = Instant::now();
+            if resting {
+                self.begin_to_tell();
+            }
             let found = match if resting { Ok(Found::Nothing) } else { self.step().await } {
                 // No retry and no restart helps: this partition rests, the others go on (spec §7.6).
                 Err(ProjectorError::Log(error @ LogError::Gone { .. })) => {

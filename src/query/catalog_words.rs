@@ -2,10 +2,11 @@
 //! words that they have. Most of it is about things that there are none of here, such as keys, indexes and sequences: what
 //! would be computed from them is NULL.
 
+use super::patterns::call;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement, TableAlias,
-    TableFactor, Value, VisitMut as _, VisitorMut,
+    AccessExpr, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
+    Statement, TableAlias, TableFactor, Value, VisitMut as _, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -23,16 +24,10 @@ const MISSING: [&str; 2] = ["reloptions", "relacl"];
 const KNOWN_BY_HEART: [&str; 4] =
     ["as parentschema", "pg_policy pol", "pg_catalog.pg_statistic_ext", "pg_catalog.pg_publication p"];
 /// Functions that tell of what there is none of.
-const NOTHINGS: [&str; 6] = [
-    "json_build_object",
-    "_pg_expandarray",
-    "generate_subscripts",
-    "col_description",
-    "obj_description",
-    "shobj_description",
-];
+const NOTHINGS: [&str; 5] =
+    ["_pg_expandarray", "generate_subscripts", "col_description", "obj_description", "shobj_description"];
 /// What a scalar subquery has in it that has one row in any case.
-const AGGREGATES: [&str; 8] = ["agg(", "count(", "max(", "min(", "sum(", "bool_or(", "bool_and(", "every("];
+const AGGREGATES: [&str; 9] = ["over (", "agg(", "count(", "max(", "min(", "sum(", "bool_or(", "bool_and(", "every("];
 /// Empty tables of `information_schema`, which are told of in `pg_catalog` under the same name.
 pub(super) const EMPTY: [&str; 4] =
     ["table_constraints", "key_column_usage", "referential_constraints", "constraint_column_usage"];
@@ -42,8 +37,10 @@ const COLUMNS: &str = "SELECT 'counterbat' AS table_catalog, n.nspname AS table_
     a.attname AS column_name, CAST(a.attnum AS INT) AS ordinal_position, CAST(NULL AS TEXT) AS column_default, \
     CASE WHEN a.attnotnull THEN 'NO' ELSE 'YES' END AS is_nullable, \
     pg_catalog.format_type(a.atttypid, NULL) AS data_type, CAST(NULL AS INT) AS character_maximum_length, \
-    CAST(NULL AS INT) AS character_octet_length, CAST(NULL AS INT) AS numeric_precision, \
-    CAST(NULL AS INT) AS numeric_precision_radix, CAST(NULL AS INT) AS numeric_scale, \
+    CAST(NULL AS INT) AS character_octet_length, \
+    CASE t.typname WHEN 'int2' THEN 16 WHEN 'int4' THEN 32 WHEN 'int8' THEN 64 WHEN 'float8' THEN 53 END \
+    AS numeric_precision, CASE WHEN t.typname IN ('int2', 'int4', 'int8', 'float8') THEN 2 END \
+    AS numeric_precision_radix, CASE WHEN t.typname IN ('int2', 'int4', 'int8') THEN 0 END AS numeric_scale, \
     CAST(NULL AS INT) AS datetime_precision, CAST(NULL AS TEXT) AS interval_type, \
     CAST(NULL AS TEXT) AS collation_name, CAST(NULL AS TEXT) AS domain_name, 'counterbat' AS udt_catalog, \
     'pg_catalog' AS udt_schema, t.typname AS udt_name, 'NO' AS is_identity, CAST(NULL AS TEXT) AS identity_generation, \
@@ -159,9 +156,9 @@ impl Words {
                 cast(null(), "TEXT[]")
             }
             // `column::regtype::text`
-            Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(_), .. } => match expr.as_ref() {
-                Expr::Cast { expr, data_type, .. } if is_regtype(data_type) => {
-                    parse(&format!("pg_catalog.format_type({expr}, NULL)"))
+            Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(_), .. } => match expr.as_mut() {
+                Expr::Cast { expr, data_type, .. } if is_regtype(data_type) && !matches!(**expr, Expr::Value(_)) => {
+                    Some(call("format_type", vec![take(expr), null()]))
                 }
                 _ => None,
             },
@@ -198,7 +195,8 @@ fn of_call(function: &mut Function) -> Option<Expr> {
                 && self::name(argument).is_some_and(|name| is_of(&ARRAYS, name))
             {
                 // Not the same for all rows, which the engine would take for an order.
-                *argument = parse(&format!("ARRAY[CAST({argument} AS INT)]"))?;
+                let number = cast(take(argument), "INT")?;
+                *argument = Expr::Array(Array { elem: vec![number], named: true });
             }
             None
         }
@@ -215,8 +213,12 @@ fn of_call(function: &mut Function) -> Option<Expr> {
 fn of_access(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
     let is_part = |access: &AccessExpr| matches!(access, AccessExpr::Dot(Expr::Identifier(name)) if is_of(&["n", "x"], &name.value));
     let is_array = |expression: &Expr| name(expression).is_some_and(|name| is_of(&ARRAYS, name));
+    let is_expanded = |root: &Expr| match root {
+        Expr::Nested(inner) => is_null(inner) || name(inner).is_some_and(|name| name.eq_ignore_ascii_case("keys")),
+        root => is_null(root),
+    };
     let is_nothing = match chain {
-        [access] if is_part(access) => matches!(root, Expr::Nested(_) | Expr::Value(_)),
+        [access] if is_part(access) => is_expanded(root),
         [AccessExpr::Subscript(_)] => is_array(root),
         [.., AccessExpr::Dot(column), AccessExpr::Subscript(_)] => is_array(column),
         _ => false,
@@ -258,12 +260,25 @@ fn limit(query: &mut Query) {
     }
     if let SetExpr::Select(select) = query.body.as_mut()
         && !select.from.is_empty()
-        && let [SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. }] =
+        && let [item @ (SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. })] =
             select.projection.as_mut_slice()
-        && let Some(largest) = parse(&format!("max({column})"))
     {
-        *column = largest;
+        match item {
+            SelectItem::ExprWithAlias { expr, .. } => *expr = call("max", vec![take(expr)]),
+            SelectItem::UnnamedExpr(column) => match name(column).cloned() {
+                Some(name) => {
+                    let largest = call("max", vec![take(column)]);
+                    *item = SelectItem::ExprWithAlias { expr: largest, alias: name.as_str().into() };
+                }
+                None => *column = call("max", vec![take(column)]),
+            },
+            _ => {}
+        }
     }
+}
+
+fn take(expression: &mut Expr) -> Expr {
+    std::mem::replace(expression, null())
 }
 
 fn query(sql: &str) -> Option<Query> {
@@ -271,10 +286,6 @@ fn query(sql: &str) -> Option<Query> {
         Statement::Query(query) => Some(*query),
         _ => None,
     }
-}
-
-fn parse(expression: &str) -> Option<Expr> {
-    Parser::new(&PostgreSqlDialect {}).try_with_sql(expression).ok()?.parse_expr().ok()
 }
 
 /// The name of the column that an expression is.
@@ -313,7 +324,7 @@ mod tests {
         for (sql, wanted) in [
             ("SELECT typreceive != 0 FROM pg_type", "SELECT typreceive <> '-' FROM pg_type"),
             ("SELECT t.typinput = 'pg_catalog.array_in'::regproc", "SELECT t.typinput = 'array_in'"),
-            ("SELECT a.atttypid::regtype::text", "SELECT pg_catalog.format_type(a.atttypid, NULL)"),
+            ("SELECT a.atttypid::regtype::text", "SELECT format_type(a.atttypid, NULL)"),
             ("SELECT ARRAY(SELECT 1) AS memberof", "SELECT CAST(NULL AS TEXT[]) AS memberof"),
             ("SELECT proargtypes::regtype[]::text[]", "SELECT CAST(NULL AS TEXT[])::TEXT[]"),
             ("SELECT 1 WHERE i.indisprimary = 'f'", "SELECT 1 WHERE i.indisprimary = false"),
@@ -327,6 +338,9 @@ mod tests {
             ("SELECT con.conkey[1], conkey[n]", "SELECT NULL, NULL"),
             ("SELECT (information_schema._pg_expandarray(i.indkey)).n AS seq", "SELECT NULL AS seq"),
             ("SELECT (r.KEYS).x = _pg_expandarray(1)", "SELECT NULL = NULL"),
+            ("SELECT (r.v).x, _pg_expandarray(1)", "SELECT (r.v).x, NULL"),
+            ("SELECT a.b::regtype::text::regtype::text", "SELECT format_type(format_type(a.b, NULL), NULL)"),
+            ("SELECT (SELECT t.typname FROM t), conkey[1]", "SELECT (SELECT max(t.typname) AS typname FROM t), NULL"),
             ("SELECT unnest(ix.indkey) AS a", "SELECT unnest(ARRAY[CAST(ix.indkey AS INT)]) AS a"),
             ("SELECT generate_subscripts(ix.indkey, 1)", "SELECT CAST(ix.indkey AS INT)"),
             ("SELECT c.reloptions, c.reloptions IS NULL", "SELECT NULL AS reloptions, NULL IS NULL"),

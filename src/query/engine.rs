@@ -300,7 +300,7 @@ impl Planner {
         }
         table_functions::expand(&mut statement)?;
         numbers::make_doubles(&mut statement);
-        patterns::translate(&mut statement);
+        patterns::translate(&mut statement)?;
         let mut needs = Needs::of(&surroundings.base, &statement)?;
         let past = if let At::Then(past) = at { Some(past) } else { None };
         let generations = Generations::find(self, &mut needs, past).await?;

@@ -78,17 +78,27 @@ impl ScalarUDFImpl for IntervalTimes {
         let [intervals, numbers] = columns.as_slice() else { return exec_err!("interval_times takes two values") };
         let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
         let numbers = numbers.as_primitive::<Float64Type>();
-        let rows = intervals.iter().zip(numbers).map(|(interval, number)| Some(times(interval?, number?)));
-        Ok(ColumnarValue::Array(Arc::new(rows.collect::<IntervalMonthDayNanoArray>()) as ArrayRef))
+        let rows = intervals.iter().zip(numbers).map(|row| match row {
+            (Some(interval), Some(number)) => times(interval, number).map(Some),
+            _ => Ok(None),
+        });
+        Ok(ColumnarValue::Array(Arc::new(rows.collect::<Result<IntervalMonthDayNanoArray>>()?) as ArrayRef))
     }
 }
 
-fn times(interval: IntervalMonthDayNano, by: f64) -> IntervalMonthDayNano {
+fn times(interval: IntervalMonthDayNano, by: f64) -> Result<IntervalMonthDayNano> {
+    // To the µs, as PostgreSQL has it: 0.3 months are 9 days.
+    let rounded = |number: f64| (number * 1e6).round() / 1e6;
     let months = f64::from(interval.months) * by;
-    let days = f64::from(interval.days) * by + months.fract() * 30.0;
-    let nanoseconds = interval.nanoseconds as f64 * by + days.fract() * 86_400e9;
-    // Beyond what an interval may have it is the longest there is.
-    IntervalMonthDayNano::new(months.trunc() as i32, days.trunc() as i32, nanoseconds.round() as i64)
+    let days = rounded(f64::from(interval.days) * by + rounded(months.fract()) * 30.0);
+    let nanoseconds = interval.nanoseconds as f64 * by + rounded(days.fract()) * 86_400e9;
+    let fits = |number: f64, most: f64| number.abs() < most;
+    let is_interval =
+        fits(months, f64::from(i32::MAX)) && fits(days, f64::from(i32::MAX)) && fits(nanoseconds, i64::MAX as f64);
+    if !is_interval {
+        return exec_err!("the interval times {by} is no interval");
+    }
+    Ok(IntervalMonthDayNano::new(months.trunc() as i32, days.trunc() as i32, nanoseconds.round() as i64))
 }
 
 /// `delivery_window() -> interval`: so long after a message receipts count for it.

@@ -11,6 +11,8 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue, TableReference};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use std::collections::BTreeMap;
 
 /// What only clients ask, of the catalog: it has PostgreSQL's words in it that the engine must be told in its own.
@@ -119,6 +121,13 @@ impl Postgres {
     fn read(&self, sql: &str) -> Result<Statement, QueryError> {
         if !asks_catalog(sql) {
             return guard::parse(sql);
+        }
+        // As it was sent: what is left out below may be what names a table of ours.
+        if let Ok([statement]) = Parser::parse_sql(&PostgreSqlDialect {}, sql).as_deref() {
+            let statement = Statement::Statement(Box::new(statement.clone()));
+            if self.surroundings.base.resolve_table_references(&statement)?.iter().any(is_of_ours) {
+                return guard::parse(sql);
+            }
         }
         let known = catalog_words::known(sql);
         let parsed = self.parser.parse(known.as_deref().unwrap_or(sql));

@@ -122,6 +122,10 @@ fn psql_gets_rows_of_every_type() {
     assert_eq!(ask("show server_version").unwrap(), "16.6\n");
     assert_eq!(ask("set application_name = 'x'; show application_name").unwrap(), "SET\nx\n");
     assert!(ask("explain select * from sessions").unwrap().contains("Scan"), "no plan");
+    // What stands for things of the catalog stands for none of the tables.
+    let none = "select 1 where 'public' in (select account from sessions where account <> 'search_path') and current_user <> ''";
+    assert_eq!(ask(none).unwrap(), "");
+    assert_eq!(ask("select (select count(*) from sessions) from (select 'pg_x' as a) as v").unwrap(), "42\n");
     assert_eq!(
         ask("select count(*) from usage_daily('Europe/Kyiv')").unwrap(),
         server.number("select count(*) from usage_daily('Europe/Kyiv')").to_string() + "\n"
@@ -525,6 +529,8 @@ fn what_dbeaver_metabase_grafana_and_superset_ask_is_answered() {
         let of_tool = &found[format!("{tool}.sql")];
         assert!(of_tool["statements"].as_u64().unwrap() >= 20, "{found}");
         assert_eq!(of_tool["failed"], Value::Array(Vec::new()), "{tool}");
+        assert!(of_tool["rows"].as_u64().unwrap() > 50, "{found}");
+        assert!(of_tool["says"]["sessions"] == true && of_tool["says"]["session_id"] == true, "{found}");
     }
     assert!(!server.log().contains("has no answer"), "{}", server.log());
 }

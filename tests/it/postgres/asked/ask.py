@@ -1,4 +1,5 @@
-"""Asks a server what tools ask: ask.py FILE.sql... prints as JSON how many statements each file has and which of them fail.
+"""Asks a server what tools ask: ask.py FILE.sql... prints as JSON how many statements each file has, how many rows they gave
+in all, and which of them fail.
 
 The server is the one of libpq's environment variables. A file has a statement, then a line that is only `;`, and so on."""
 
@@ -21,7 +22,7 @@ def statements(path):
             lines = []
 
 
-def failures(path, asked):
+def failures(asked, rows):
     """The statements that fail, each in the session that those before it left, as a tool asks them."""
     connection = None
     for statement in asked:
@@ -31,7 +32,7 @@ def failures(path, asked):
             with connection.cursor() as cursor:
                 cursor.execute(statement)
                 if cursor.description is not None:
-                    cursor.fetchall()
+                    rows.extend(cursor.fetchall())
         except Exception as error:
             yield {"statement": statement.split("\n", 1)[0], "error": f"{type(error).__name__}: {error}"}
     if connection is not None:
@@ -41,5 +42,8 @@ def failures(path, asked):
 found = {}
 for path in map(pathlib.Path, sys.argv[1:]):
     asked = list(statements(path))
-    found[path.name] = {"statements": len(asked), "failed": list(failures(path, asked))}
+    rows = []
+    failed = list(failures(asked, rows))
+    found[path.name] = {"statements": len(asked), "failed": failed, "rows": len(rows)}
+    found[path.name]["says"] = {word: any(word in map(str, row) for row in rows) for word in ("sessions", "session_id")}
 print(json.dumps(found, ensure_ascii=False))
