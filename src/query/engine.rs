@@ -7,7 +7,6 @@ use super::freshness::Freshness;
 use super::functions::{DeliveryWindow, IntervalTimes, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
-use super::joins;
 use super::numbers;
 use super::patterns;
 use super::reference::{ACCOUNT_POLICIES, PARTITIONS, POLICIES, Reference};
@@ -317,11 +316,10 @@ impl Planner {
             })?,
             None => self.source.take(&tables).await.map_err(QueryError::Internal)?,
         };
-        let mut state =
+        let state =
             self.state(surroundings, picture.tables, &picture.watermarks_ms, &needs, &generations, sight).await?;
         let plan = state.statement_to_plan(statement).await.map_err(|error| unknown_table(error.into()))?;
         only_reads(&plan)?;
-        joins::fit_to_memory(&mut state, &plan)?;
         Ok((state, plan, picture.freshness))
     }
 

@@ -13,7 +13,6 @@ pub mod freshness;
 pub mod functions;
 mod generations;
 pub mod guard;
-mod joins;
 pub mod keys;
 mod numbers;
 pub mod output;
