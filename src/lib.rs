@@ -26,9 +26,9 @@
 //! | [`explain`] | what became of a user's events and why, step by step; pure | `event`, `session` |
 //! | [`transfer`] | import and export of event files | `event`, `log` |
 //! | [`sandbox`] | a Viber double with real rules, and traffic | nothing of ours |
-//! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, users and their sessions, `/metrics`, health | `query`, `explain`, `transfer`, `metrics`, `gateway`, `config`, `cluster` (how users stand) |
+//! | [`console`] | the second listener and who may ask it: SQL over HTTP, accounts, redelivery, users and their sessions, `/metrics`, health | `query`, `explain`, `transfer`, `metrics`, `gateway`, `config` |
 //! | [`postgres`] | the third listener: SQL for clients of PostgreSQL | `query`, `console` (its tokens), `gateway` (its TLS), `config` |
-//! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (its problem documents), `metrics` |
+//! | [`cluster`] | the processes that share a log: what others have folded, laid over the tables that a query reads | `log`, `lake`, `projector`, `query`, `console` (what it tells), `metrics` |
 //! | [`app`] | builds the parts that a process's roles need, starts them, stops them in order | everything |
 //! | [`cli`] | flags, exit codes, progress bars, table output | everything |
 //!

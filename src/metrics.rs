@@ -6,6 +6,7 @@
 
 mod month;
 mod outage;
+mod register;
 mod spend;
 mod tally;
 
@@ -15,11 +16,11 @@ pub use outage::SpillMetrics;
 pub use tally::Tally;
 
 use crate::session::row::{Kind, Verdict};
-use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
+use register::{counters, histogram, histograms, opts, register};
 use spend::Spend;
 use std::collections::HashSet;
 use std::sync::RwLock;
@@ -43,8 +44,6 @@ const METHODS: [&str; 7] =
     ["send_message", "broadcast_message", "set_webhook", "get_account_info", "get_user_details", "get_online", "post"];
 /// The label value of what has no name of its own.
 const OTHER: &str = "other";
-/// From a fast local answer to a slow upstream one.
-const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Which accounts have series of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -574,33 +573,6 @@ fn country_label(country: Option<&str>) -> &str {
         Some(code) if code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase()) => code,
         Some(_) => OTHER,
     }
-}
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("counterbat")
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    // Both fail only for a bad or repeated name, and the names are the literals above: the first test would fail.
-    let made = made.expect("a lawful name");
-    registry.register(Box::new(made.clone())).expect("a new name");
-    made
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels))
-}
-
-fn histogram_opts(name: &str, help: &str) -> HistogramOpts {
-    HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
-    register(registry, Histogram::with_opts(histogram_opts(name, help)))
-}
-
-fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-    register(registry, HistogramVec::new(histogram_opts(name, help), labels))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The role `query`: SQL over the tables, with what this process and the others have beyond them.
 
 use super::{AppError, Base};
-use crate::cluster::{self, Answering, Client, ClusterSecret, Gathering, Peers, Standings, keep_fresh};
+use crate::cluster::{self, Answering, Client, ClusterSecret, ClusterStandings, Gathering, Peers, keep_fresh};
 use crate::config::Role;
 use crate::console::directory::Directory;
 use crate::console::explain::Explainer;
@@ -96,9 +96,13 @@ impl Base {
 
     /// Tells how things stand with users.
     pub(super) fn users(&self, projector: Option<&ProjectorHandle>) -> Result<Users, AppError> {
-        let standings =
-            Standings { partitions: self.log.partitions(), local: projector.cloned(), peers: self.peers()? };
-        Ok(Users { standings: Arc::new(standings), log: self.log.id().clone(), clock: self.clock.clone() })
+        let standings = ClusterStandings {
+            log: self.log.id().clone(),
+            partitions: self.log.partitions(),
+            local: projector.cloned(),
+            peers: self.peers()?,
+        };
+        Ok(Users { standings: Arc::new(standings), clock: self.clock.clone() })
     }
 
     /// Tells what became of events, and why.

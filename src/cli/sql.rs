@@ -95,29 +95,40 @@ impl SqlArgs {
 /// Answers from an engine in this process.
 pub async fn run_local(args: SqlArgs, engine: &Engine) -> Result<()> {
     let sql = args.sql()?;
-    let (schema, rows) = ask_engine(engine, &sql, args.as_of()).await?;
+    let Answered { schema, freshness, rows } = ask_engine(engine, &sql, args.as_of()).await?;
+    tell_age(&freshness);
     write(&args, schema, rows).await
 }
 
 type Rows = BoxStream<'static, Result<RecordBatch>>;
 
-/// Columns and rows of an answer from an engine in this process.
-pub(super) async fn ask_engine(engine: &Engine, sql: &str, at: Option<AsOf>) -> Result<(SchemaRef, Rows)> {
+/// An answer as it comes.
+pub(super) struct Answered {
+    pub schema: SchemaRef,
+    /// How old its rows may be, see [`tell_age`].
+    pub freshness: String,
+    pub rows: Rows,
+}
+
+/// Asks an engine in this process.
+pub(super) async fn ask_engine(engine: &Engine, sql: &str, at: Option<AsOf>) -> Result<Answered> {
     let answer = engine.query_as_of(sql, at, &Asker::ANYBODY).await;
     let answer = answer.map_err(|error| shown(sql, &error.message(), error.position()))?;
-    tell_age(&answer.freshness().header());
-    Ok((answer.schema(), answer.map_err(|error: QueryError| anyhow!("{error}")).boxed()))
+    let (schema, freshness) = (answer.schema(), answer.freshness().header());
+    let rows = answer.map_err(|error: QueryError| anyhow!("{error}")).boxed();
+    Ok(Answered { schema, freshness, rows })
 }
 
 /// Answers through the server that holds the data directory.
 pub async fn run_remote(args: SqlArgs, server: &Server) -> Result<()> {
     let sql = args.sql()?;
-    let (schema, rows) = ask_server(server, &sql, args.as_of()).await?;
+    let Answered { schema, freshness, rows } = ask_server(server, &sql, args.as_of()).await?;
+    tell_age(&freshness);
     write(&args, schema, rows).await
 }
 
-/// Columns and rows of an answer through the server.
-pub(super) async fn ask_server(server: &Server, sql: &str, at: Option<AsOf>) -> Result<(SchemaRef, Rows)> {
+/// Asks through the server.
+pub(super) async fn ask_server(server: &Server, sql: &str, at: Option<AsOf>) -> Result<Answered> {
     let body = match at {
         None => json!({ "sql": sql }),
         Some(AsOf::Version(version)) => json!({ "sql": sql, "version": version }),
@@ -132,15 +143,14 @@ pub(super) async fn ask_server(server: &Server, sql: &str, at: Option<AsOf>) -> 
         Ok(refused) => shown(sql, &refused.detail, refused.position),
         Err(error) => error,
     })?;
-    if let Some(freshness) = response.headers().get(FRESHNESS) {
-        tell_age(freshness.to_str().unwrap_or_default());
-    }
+    let freshness =
+        response.headers().get(FRESHNESS).and_then(|told| told.to_str().ok()).unwrap_or(COMPLETE).to_owned();
     let (schema, rows) = decoded(Box::pin(response.bytes_stream())).await?;
-    Ok((schema, rows.boxed()))
+    Ok(Answered { schema, freshness, rows: rows.boxed() })
 }
 
-/// Says where the newest rows of some partitions are missing.
-fn tell_age(freshness: &str) {
+/// Says where, by the header [`FRESHNESS`] of an answer, the newest rows of some partitions are missing.
+pub(super) fn tell_age(freshness: &str) {
     if freshness != COMPLETE {
         eprintln!("some rows are older than what was recorded: {freshness}");
     }

@@ -1,9 +1,10 @@
 //! Asks other nodes.
 
 use super::following::AboutChanges;
-use super::standing::{AboutUser, Told};
+use super::standing::AboutUser;
 use super::wire::{Question, WireError, decode};
 use super::{ANSWER_WITHIN, ClusterSecret};
+use crate::console::standing::Told;
 use crate::lake::TableName;
 use crate::lake::picture::Overlay;
 use crate::projector::feed;

@@ -17,7 +17,7 @@ pub use client::{Client, ClientError};
 pub use following::follow;
 pub use gather::{Gathering, Peers, keep_fresh};
 pub use routes::{Answering, router};
-pub use standing::{StandingError, Standings, Told};
+pub use standing::ClusterStandings;
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;

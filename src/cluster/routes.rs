@@ -3,9 +3,10 @@
 use super::ClusterSecret;
 use super::client::{CHANGES, OVERLAY, PARTITIONS, REASON, STANDING, TOO_OLD, list};
 use super::following::{AboutChanges, TELL_WITHIN};
-use super::standing::{AboutUser, Told as ToldOfUser};
+use super::standing::AboutUser;
 use super::wire::{Question, encode};
 use crate::console::problem::Problem;
+use crate::console::standing::Told as ToldOfUser;
 use crate::event::user_key;
 use crate::log::{LogId, partitioner};
 use crate::projector::feed::{Answer, Feed};

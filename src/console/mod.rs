@@ -14,6 +14,7 @@ pub mod rebuilds;
 pub mod redeliver;
 pub mod sessions;
 pub mod sql;
+pub mod standing;
 pub mod stream;
 pub mod tokens;
 pub mod transfer;

@@ -2,10 +2,10 @@
 //! Answered from the state of the fold, not from the tables.
 
 use super::problem::{Named, Problem};
-use crate::cluster::{ANSWER_WITHIN, StandingError, Standings, Told};
+use super::standing::Told;
 use crate::event::check_account_name;
-use crate::log::LogId;
 use crate::query::Asker;
+use async_trait::async_trait;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
@@ -18,11 +18,17 @@ use utoipa::IntoParams;
 /// The wall clock, in µs since the epoch.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
+/// Knows how things stand with users.
+#[async_trait]
+pub trait Standings: Send + Sync {
+    /// Of a user at `now_ms`, ms since the epoch. [`Problem::unavailable`] where asking again may help.
+    async fn of(&self, account: &str, user: &str, now_ms: i64) -> Result<Told, Problem>;
+}
+
 /// What is answered from.
 #[derive(Clone)]
 pub struct Users {
-    pub standings: Arc<Standings>,
-    pub log: LogId,
+    pub standings: Arc<dyn Standings>,
     pub clock: Clock,
 }
 
@@ -75,14 +81,6 @@ impl Users {
         if asker.as_ref().is_some_and(|Extension(asker)| !asker.sight.sees(account)) {
             return Err(Problem::new(StatusCode::FORBIDDEN, "the token shows no users of this account"));
         }
-        let asked = self.standings.of(&self.log.0, account, user, (self.clock)() / 1000);
-        let told = tokio::time::timeout(ANSWER_WITHIN, asked).await;
-        let told = told.map_err(|_| Problem::unavailable("the fold of this user does not answer now"))?;
-        told.map_err(|error| match error {
-            StandingError::Projector(error) if !error.is_transient() => {
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-            }
-            error => Problem::unavailable(error.to_string()),
-        })
+        self.standings.of(account, user, (self.clock)() / 1000).await
     }
 }

@@ -4,12 +4,15 @@ use super::bounds::{Bounds, rows_of};
 use super::data_file::with_partition_column;
 use super::event_rows::date_of;
 use super::rows::strings;
-use super::{FileEntry, LakeError, Span, Table, TableName};
+use super::{FileEntry, LakeError, Span, Table, TableName, schema};
 use crate::log::partitioner;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::bloom_filter::Sbbf;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::reader::ChunkReader;
 
 const HOUR_US: i64 = 3_600_000_000;
 /// Rows that are looked at together.
@@ -61,8 +64,9 @@ impl Table {
             for group in 0..parquet.metadata().num_row_groups() {
                 let mut bounds = Bounds::of_group(&parquet, group).map_err(|error| damaged(&error))?;
                 let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), parquet.clone());
+                let filter = filter(&builder, group).map_err(|error| damaged(&error))?;
                 let reader = builder.with_batch_size(BATCH_ROWS).with_row_groups(vec![group]).build();
-                let mut at = 0;
+                let (mut at, mut denied) = (0, 0);
                 for batch in reader.map_err(|error| damaged(&error))? {
                     let batch = batch.map_err(|error| damaged(&error))?;
                     for bounds in bounds.iter_mut() {
@@ -70,6 +74,14 @@ impl Table {
                     }
                     if let Some(bounds) = &mut of_log {
                         bounds.add(rows + at, &batch).map_err(|error| damaged(&error))?;
+                    }
+                    if let Some(filter) = &filter {
+                        let users = strings(&batch, schema::LOOKED_UP)?;
+                        denied += users
+                            .iter()
+                            .flatten()
+                            .filter(|user| filter.num_blocks() == 0 || !filter.check(*user))
+                            .count();
                     }
                     at += batch.num_rows();
                     let batch = with_partition_column(self.name(), file.date, batch)?;
@@ -82,6 +94,11 @@ impl Table {
                     faults.push(format!("row group {group} has {at} rows, and {told} by the file itself"));
                 }
                 faults.extend(bounds.iter().flat_map(Bounds::faults));
+                if denied > 0 {
+                    faults.push(format!(
+                        "rows of users that the filter of row group {group} says are not there: {denied}"
+                    ));
+                }
             }
             Ok(())
         };
@@ -131,6 +148,16 @@ impl Table {
         };
         Ok((0..batch.num_rows()).filter(is_stray).count())
     }
+}
+
+/// What a row group tells of its users; engines skip it by that.
+fn filter<T: ChunkReader + 'static>(
+    file: &ParquetRecordBatchReaderBuilder<T>,
+    group: usize,
+) -> Result<Option<Sbbf>, ParquetError> {
+    let columns = file.parquet_schema().columns();
+    let Some(column) = columns.iter().position(|column| column.name() == schema::LOOKED_UP) else { return Ok(None) };
+    file.get_row_group_column_bloom_filter(group, column)
 }
 
 #[cfg(test)]
@@ -213,5 +240,24 @@ mod tests {
                 "{whose}: {found:?}"
             );
         }
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_file_tells_of_its_users_is_held_against_its_rows() {
+        let (lake, file) = written().await;
+        let table = lake.table(TableName::Sessions);
+        let mut bytes = table.bytes(&file).await.unwrap().to_vec();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes.clone())).unwrap();
+        let user_id = reader.schema().index_of("user_id").unwrap();
+        let column = reader.metadata().row_group(0).column(user_id);
+        let start = usize::try_from(column.bloom_filter_offset().unwrap()).unwrap();
+        let end = start + usize::try_from(column.bloom_filter_length().unwrap()).unwrap();
+        // The bits are its last 32 bytes, of few users.
+        bytes[end - 32..end].fill(0);
+        let other = FileEntry { path: "p000/filter.parquet".into(), ..file.clone() };
+        table.store.put(&table.object_path(&other.path), bytes.into()).await.unwrap();
+        let audited = table.audit(&other, &mut |_| Ok(())).await.unwrap();
+        let fault = format!("rows of users that the filter of row group 0 says are not there: {}", file.rows);
+        assert_eq!((audited.faults, audited.is_readable), (vec![fault], true));
+        assert_eq!(table.audit(&file, &mut |_| Ok(())).await.unwrap().faults, Vec::<String>::new());
     }
 }

@@ -79,12 +79,7 @@ fn without(name: TableName, batch: &RecordBatch, replaced: &HashSet<Box<[u8]>>) 
 /// All rows in one batch, in the table's order.
 pub(super) fn sorted(name: TableName, batches: &[RecordBatch]) -> Result<RecordBatch, arrow::error::ArrowError> {
     let all = concat_batches(&schema::of(name), batches)?;
-    let order: &[&str] = match name {
-        TableName::Events => &["partition", "offset"],
-        TableName::Sessions => &["account", "user_id", "opened_at", "session_id"],
-        TableName::Messages => &["account", "user_id", "sent_at", "message_token"],
-    };
-    let columns: Vec<SortColumn> = order
+    let columns: Vec<SortColumn> = schema::order(name)
         .iter()
         .filter_map(|column| all.column_by_name(column))
         .map(|values| SortColumn { values: values.clone(), options: None })

@@ -131,12 +131,27 @@ pub fn statistics(table: TableName) -> &'static [&'static str] {
     }
 }
 
-/// The columns whose values hardly repeat: a dictionary of them costs much and is given up in the end.
+/// The columns that rows of a file are in order of.
+pub fn order(table: TableName) -> &'static [&'static str] {
+    match table {
+        TableName::Events => &["partition", "offset"],
+        TableName::Sessions => &["account", "user_id", "opened_at", "session_id"],
+        TableName::Messages => &["account", "user_id", "sent_at", "message_token"],
+    }
+}
+
+/// The column whose values a file's Bloom filters tell.
+pub const LOOKED_UP: &str = "user_id";
+
+/// The columns whose values hardly repeat, or only side by side: a dictionary of them costs much to write, and must be read
+/// whole for one row.
 pub fn distinct(table: TableName) -> &'static [&'static str] {
     match table {
         TableName::Events => &["offset", "event_id", "message_token", "event_time", "received_at", "data", "signature"],
-        TableName::Sessions => &["session_id", "opened_at", "expires_at", "opened_by_token", "last_event_at"],
-        TableName::Messages => &["message_token", "sent_at", "delivered_at", "seen_at"],
+        TableName::Sessions => {
+            &["session_id", "user_id", "opened_at", "expires_at", "opened_by_token", "last_event_at"]
+        }
+        TableName::Messages => &["user_id", "message_token", "session_id", "sent_at", "delivered_at", "seen_at"],
     }
 }
 

@@ -1,6 +1,6 @@
 //! Money and free messages of the UTC month, and the disk.
 
-use super::{opts, register};
+use super::register::{opts, register};
 use prometheus::{GaugeVec, IntGauge, Registry};
 
 /// The instruments of the month.

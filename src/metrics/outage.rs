@@ -1,6 +1,6 @@
 //! What waits on this machine for a log that is away.
 
-use super::{opts, register};
+use super::register::{opts, register};
 use prometheus::{IntCounter, IntGauge, Registry};
 
 /// The instruments of the spill.

@@ -1,6 +1,6 @@
 //! Money spent, counted exactly.
 
-use super::{opts, register};
+use super::register::{opts, register};
 use crate::session::money::Currency;
 use prometheus::{CounterVec, Registry};
 use std::collections::HashMap;

@@ -4,6 +4,10 @@ use crate::event::shown::brief;
 use crate::event::{BadAccountName, check_account_name};
 use crate::lake::{TableName, is_generation_name, schema};
 
+/// Columns whose texts may be long: of longer ones the begin is compared and shown, and a digest of the whole.
+const LONG: [&str; 2] = ["tracking_data", "failure"];
+/// Characters.
+const SHOWN: usize = 100;
 /// The word for the live tables.
 pub const LIVE: &str = "live";
 
@@ -16,6 +20,52 @@ pub enum CompareError {
     Same(String),
     #[error("accounts: {0}")]
     Account(#[from] BadAccountName),
+}
+
+/// Some of the users, to be compared by themselves: joining all rows of two large sides takes more memory than a query has.
+/// A row has the same user on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// Of the log; `None`: all of them.
+    partition: Option<u32>,
+    /// The first of them, and the first after them.
+    from: Option<String>,
+    below: Option<String>,
+}
+
+impl Slice {
+    /// All users.
+    pub const WHOLE: Slice = Slice { partition: None, from: None, below: None };
+
+    /// All users of a partition of the log, in about so many slices that have as many of the rows as of `sample` each: the
+    /// users of some rows, in order.
+    pub fn of_partition(partition: u32, sample: &[String], slices: u64) -> Vec<Slice> {
+        let slices = usize::try_from(slices).unwrap_or(usize::MAX).clamp(1, sample.len().max(1));
+        let mut cuts: Vec<&String> = (1..slices).map(|slice| &sample[sample.len() * slice / slices]).collect();
+        cuts.dedup();
+        let bound = |cut: Option<&&String>| cut.map(|user| (*user).clone());
+        let slice = |n: usize| {
+            let from = n.checked_sub(1).and_then(|before| cuts.get(before));
+            Slice { partition: Some(partition), from: bound(from), below: bound(cuts.get(n)) }
+        };
+        (0..=cuts.len()).map(slice).collect()
+    }
+
+    /// The conditions of its rows. Rows of a partition are in files of their own, those of some users in pages of theirs.
+    fn conditions(&self) -> impl Iterator<Item = String> + use<> {
+        let partition = self.partition.map(in_partition);
+        let bound =
+            |is: &str, user: &Option<String>| user.as_ref().map(|user| format!("user_id {is} {}", literal(user)));
+        partition.into_iter().chain(bound(">=", &self.from)).chain(bound("<", &self.below))
+    }
+}
+
+fn in_partition(partition: u32) -> String {
+    format!("partition_of(account, user_id) = {partition}")
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Two sides of a comparison.
@@ -74,7 +124,7 @@ impl Comparison {
 
     /// What each row of one side adds to the totals.
     fn contributions(&self, side: &str, name: &str) -> String {
-        let (sessions, messages) = (self.table(name, "sessions"), self.table(name, "predictions"));
+        let (sessions, messages) = (self.table(name, "sessions", None), self.table(name, "predictions", None));
         format!(
             "select '{side}' as side, account, country, month_of(local_date(opened_at, 'UTC')) as in_month, 1 as sessions, \
              0 as charged, cast(null as decimal(18,6)) as cost, cast(null as decimal(18,6)) as predicted, \
@@ -85,13 +135,29 @@ impl Comparison {
         )
     }
 
-    /// How many rows of `sessions` or `messages` differ.
-    pub fn count_differing(&self, table: TableName) -> String {
-        format!("select count(*) as differing from {} where {}", self.joined(table), differs(table))
+    /// How many rows of `sessions` or `messages` both sides have together.
+    pub fn count(&self, table: TableName) -> String {
+        let count = |name: &str| format!("(select count(*) from {})", self.table(name, table.as_str(), None));
+        format!("select {} + {} as rows", count(&self.a), count(&self.b))
     }
 
-    /// The rows that differ, at most so many: what they are, and what differs.
-    pub fn differing(&self, table: TableName, rows: u64) -> String {
+    /// The users of the rows of a partition, in order, of one user in so many.
+    pub fn sample(&self, table: TableName, partition: u32, one_in: u64) -> String {
+        let side = |name: &str| {
+            let (rows, partition) = (self.table(name, table.as_str(), None), in_partition(partition));
+            format!("select user_id from {rows} where {partition} and slice_of(user_id, {one_in}) = 0")
+        };
+        format!("{} union all {} order by 1", side(&self.a), side(&self.b))
+    }
+
+    /// How many rows of `sessions` or `messages` differ, of the users of a slice.
+    pub fn count_differing(&self, table: TableName, slice: &Slice) -> String {
+        format!("select count(*) as differing from {} where {}", self.joined(table, slice), differs(table))
+    }
+
+    /// The rows that differ of the users of a slice, at most so many, in the order of [`order`]: what they are, and what
+    /// differs.
+    pub fn differing(&self, table: TableName, rows: u64, slice: &Slice) -> String {
         let (keys, at) = keys(table);
         let shown = keys.iter().copied().chain(extra(table).iter().copied()).chain([at]);
         let shown: Vec<String> = shown.map(|column| format!("coalesce(a.{column}, b.{column}) as {column}")).collect();
@@ -109,35 +175,52 @@ impl Comparison {
         format!(
             "select {shown}, case when b.{key} is null then 'only in {a}' when a.{key} is null then 'only in {b}' \
              else concat_ws('; ', {changed}) end as difference from {joined} where {differs} \
-             order by {at}, {order} limit {rows}",
+             order by {order} limit {rows}",
             shown = shown.join(", "),
             changed = changed.join(", "),
             a = self.a,
             b = self.b,
-            joined = self.joined(table),
+            joined = self.joined(table, slice),
             differs = differs(table),
             // By their places: the names are those of both sides too.
-            at = keys.len() + extra(table).len() + 1,
-            order = (1..=keys.len()).map(|place| place.to_string()).collect::<Vec<_>>().join(", "),
+            order = order(table).iter().map(|column| (column + 1).to_string()).collect::<Vec<_>>().join(", "),
         )
     }
 
-    fn joined(&self, table: TableName) -> String {
+    fn joined(&self, table: TableName, slice: &Slice) -> String {
         let (keys, _) = keys(table);
         let same: Vec<String> = keys.iter().map(|key| format!("a.{key} = b.{key}")).collect();
-        let (a, b) = (self.table(&self.a, table.as_str()), self.table(&self.b, table.as_str()));
-        format!("{a} as a full outer join {b} as b on {}", same.join(" and "))
+        let columns = keys.iter().copied().chain(compared(table)).map(|column| match LONG.contains(&column) {
+            true => format!(
+                "case when character_length({column}) > {SHOWN} \
+                 then concat(left({column}, {SHOWN}), '… ', md5({column})) else {column} end as {column}"
+            ),
+            false => column.to_owned(),
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let side = |name: &str| format!("(select {columns} from {})", self.table(name, table.as_str(), Some(slice)));
+        format!("{} as a full outer join {} as b on {}", side(&self.a), side(&self.b), same.join(" and "))
     }
 
-    /// A table or view of one side, of the accounts wanted.
-    fn table(&self, name: &str, table: &str) -> String {
+    /// A table or view of one side, of the accounts wanted and the users of a slice.
+    fn table(&self, name: &str, table: &str, slice: Option<&Slice>) -> String {
         let schema = if name == LIVE { "public" } else { name };
-        if self.accounts.is_empty() {
+        let names: Vec<String> = self.accounts.iter().map(|account| format!("'{account}'")).collect();
+        let accounts = (!names.is_empty()).then(|| format!("account in ({})", names.join(", ")));
+        let conditions: Vec<String> =
+            accounts.into_iter().chain(slice.into_iter().flat_map(Slice::conditions)).collect();
+        if conditions.is_empty() {
             return format!("{schema}.{table}");
         }
-        let accounts: Vec<String> = self.accounts.iter().map(|account| format!("'{account}'")).collect();
-        format!("(select * from {schema}.{table} where account in ({}))", accounts.join(", "))
+        format!("(select * from {schema}.{table} where {})", conditions.join(" and "))
     }
+}
+
+/// The columns of [`Comparison::differing`], by their places from 0, that its rows are in the order of.
+pub fn order(table: TableName) -> Vec<usize> {
+    let (keys, _) = keys(table);
+    let at = keys.len() + extra(table).len();
+    std::iter::once(at).chain(0..keys.len()).collect()
 }
 
 /// What names a row, and its reference time.
@@ -191,9 +274,36 @@ mod tests {
     #[test]
     fn the_live_tables_are_public() {
         let comparison = Comparison::new("live", "march", &["bot".into()]).unwrap();
-        let count = comparison.count_differing(TableName::Sessions);
+        let count = comparison.count_differing(TableName::Sessions, &Slice::WHOLE);
         assert!(count.contains("from public.sessions where account in ('bot')"), "{count}");
         assert!(count.contains("march.sessions") && !count.contains("a.policy"), "{count}");
-        assert!(comparison.differing(TableName::Messages, 5).ends_with("limit 5"));
+        assert!(comparison.differing(TableName::Messages, 5, &Slice::WHOLE).ends_with("limit 5"));
+    }
+    #[test]
+    fn slices_have_all_users_between_them() {
+        let sample: Vec<String> = ["a", "a", "b", "c", "d", "d", "d", "e'"].map(str::to_owned).into();
+        let cut = |sample: &[String], slices| -> Vec<String> {
+            let slices = Slice::of_partition(3, sample, slices);
+            slices.iter().map(|slice| slice.conditions().skip(1).collect::<Vec<_>>().join(" and ")).collect()
+        };
+        assert_eq!(cut(&sample, 1), [""]);
+        assert_eq!(cut(&[], 7), [""]);
+        assert_eq!(cut(&sample, 2), ["user_id < 'd'", "user_id >= 'd'"]);
+        assert_eq!(
+            cut(&sample, u64::MAX),
+            [
+                "user_id < 'a'",
+                "user_id >= 'a' and user_id < 'b'",
+                "user_id >= 'b' and user_id < 'c'",
+                "user_id >= 'c' and user_id < 'd'",
+                "user_id >= 'd' and user_id < 'e'''",
+                "user_id >= 'e'''"
+            ]
+        );
+        let comparison = Comparison::new("live", "march", &["shop".into()]).unwrap();
+        let slices = Slice::of_partition(3, &sample, 2);
+        let count = comparison.count_differing(TableName::Messages, &slices[1]);
+        let condition = "account in ('shop') and partition_of(account, user_id) = 3 and user_id >= 'd')";
+        assert_eq!(count.matches(condition).count(), 2, "{count}");
     }
 }

@@ -4,7 +4,7 @@ use super::calendar::{Calendar, Part};
 use super::catalog::{PG_CATALOG, Postgres};
 use super::error::{QueryError, distance};
 use super::freshness::Freshness;
-use super::functions::{DeliveryWindow, IntervalTimes, UnsignedToken};
+use super::functions::{DeliveryWindow, IntervalTimes, PartitionOf, SliceOf, UnsignedToken};
 use super::generations::{self, Generations};
 use super::guard;
 use super::numbers;
@@ -14,6 +14,7 @@ use super::sight::{Asker, Sight};
 use super::table::{PictureTable, Place};
 use super::table_functions;
 use super::tame;
+use super::users::UserFilters;
 use super::views::{VIEWS, View};
 use super::workers::{Work, Workers};
 use crate::lake::picture::TableView;
@@ -105,6 +106,7 @@ pub(super) struct Planner {
     pub postgres: OnceCell<Postgres>,
     pub reference: Reference,
     pub store: ObjectStoreUrl,
+    pub users: Arc<UserFilters>,
 }
 
 /// What a query finds beside the tables.
@@ -182,12 +184,17 @@ impl Engine {
         let runtime: Arc<RuntimeEnv> =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
         runtime.register_object_store(store_url.as_ref(), store);
-        let mut state =
-            SessionStateBuilder::new().with_config(config()).with_runtime_env(runtime).with_default_features().build();
+        let mut state = SessionStateBuilder::new()
+            .with_config(config(limits))
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .build();
         let window = DeliveryWindow::new(reference.delivery_window_ms);
         let own = [
             ScalarUDF::new_from_impl(UnsignedToken::default()),
             ScalarUDF::new_from_impl(IntervalTimes::default()),
+            ScalarUDF::new_from_impl(SliceOf::default()),
+            ScalarUDF::new_from_impl(PartitionOf::new(source.partitions())),
             ScalarUDF::new_from_impl(window),
         ];
         let of_calendar = Part::ALL.map(|part| ScalarUDF::new_from_impl(Calendar::new(part)));
@@ -197,7 +204,8 @@ impl Engine {
         tame::tame(&mut state)?;
         let workers = Workers::start().map_err(|error| QueryError::Internal(error.to_string()))?;
         let own = Surroundings { base: state, pg_catalog: None };
-        let planner = Planner { source, limits, own, postgres: OnceCell::new(), reference, store: store_url };
+        let users = Arc::new(UserFilters::empty());
+        let planner = Planner { source, limits, own, postgres: OnceCell::new(), reference, store: store_url, users };
         Ok(Engine { planner: Arc::new(planner), workers })
     }
 
@@ -341,6 +349,7 @@ impl Planner {
                 store: self.store.clone(),
                 location: Arc::new(move |file: &FileEntry| source.location(table, file)),
                 partitions: self.source.partitions(),
+                users: self.users.clone(),
             };
             let view = match pictures.remove(&table) {
                 Some(view) => view,
@@ -404,9 +413,12 @@ impl Run {
     }
 }
 
-fn config() -> SessionConfig {
+fn config(limits: Limits) -> SessionConfig {
+    // With little memory a query of many parts has less than a whole batch for each.
+    let batch_rows = (limits.memory_bytes >> 16).clamp(512, 8192);
     let mut config = SessionConfig::new()
         .with_target_partitions(2)
+        .with_batch_size(batch_rows)
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(true);
@@ -419,6 +431,9 @@ fn config() -> SessionConfig {
     options.optimizer.expand_views_at_output = true;
     // It may be put above a sort, under a projection that computes, and what was ordered comes out in turns.
     options.optimizer.enable_round_robin_repartition = false;
+    // What a sort lays aside for merging must not be all that there is.
+    let aside = &mut options.execution.sort_spill_reservation_bytes;
+    *aside = (*aside).min(limits.memory_bytes / 32);
     options.execution.time_zone = Some("UTC".to_owned());
     config
 }

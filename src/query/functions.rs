@@ -1,6 +1,8 @@
 //! SQL functions of our own.
 
-use datafusion::arrow::array::{ArrayRef, AsArray, IntervalMonthDayNanoArray, StringArray};
+use crate::event::user_key;
+use crate::log::partitioner::partition;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, IntervalMonthDayNanoArray, StringArray};
 use datafusion::arrow::datatypes::{
     DataType, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
 };
@@ -43,6 +45,89 @@ impl ScalarUDFImpl for UnsignedToken {
         // The signature lets through exactly one argument.
         let texts = texts.unwrap_or_else(|| Arc::new(StringArray::new_null(arguments.number_rows)));
         Ok(ColumnarValue::Array(texts))
+    }
+}
+
+/// `slice_of(text, slices) -> bigint`: a number from 0 below `slices`, the same for the same text: what is too much to be
+/// joined at once is joined slice by slice.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct SliceOf {
+    signature: Signature,
+}
+
+impl Default for SliceOf {
+    fn default() -> SliceOf {
+        SliceOf { signature: Signature::exact(vec![DataType::Utf8, DataType::Int64], Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for SliceOf {
+    fn name(&self) -> &str {
+        "slice_of"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let [texts, slices] = columns.as_slice() else { return exec_err!("slice_of takes a text and a number") };
+        let rows = texts.as_string::<i32>().iter().zip(slices.as_primitive::<Int64Type>()).map(|row| match row {
+            (Some(text), Some(slices)) => match i32::try_from(slices) {
+                Ok(slices @ 1..) => Ok(Some(i64::from(partition(text.as_bytes(), slices.unsigned_abs())))),
+                _ => exec_err!("slice_of: the number of slices must be 1 to {}, but is {slices}", i32::MAX),
+            },
+            _ => Ok(None),
+        });
+        Ok(ColumnarValue::Array(Arc::new(rows.collect::<Result<Int64Array>>()?) as ArrayRef))
+    }
+}
+
+/// `partition_of(account, user_id) -> bigint`: the partition of the log that has the user's events. Files of other partitions
+/// are not opened where it is held to a number.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PartitionOf {
+    partitions: u32,
+    signature: Signature,
+}
+
+impl PartitionOf {
+    pub(super) const NAME: &str = "partition_of";
+
+    /// The function for a log of so many.
+    pub fn new(partitions: u32) -> PartitionOf {
+        let signature = Signature::exact(vec![DataType::Utf8, DataType::Utf8], Volatility::Immutable);
+        PartitionOf { partitions, signature }
+    }
+}
+
+impl ScalarUDFImpl for PartitionOf {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let [accounts, users] = columns.as_slice() else {
+            return exec_err!("partition_of takes an account and a user");
+        };
+        let of = |account, user| i64::from(partition(user_key(account, user).as_bytes(), self.partitions));
+        let rows = accounts.as_string::<i32>().iter().zip(users.as_string::<i32>());
+        let numbers: Int64Array = rows.map(|(account, user)| Some(of(account?, user?))).collect();
+        Ok(ColumnarValue::Array(Arc::new(numbers) as ArrayRef))
     }
 }
 

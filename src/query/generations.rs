@@ -147,6 +147,7 @@ fn own_table(
         store: planner.store.clone(),
         location: Arc::new(move |file: &FileEntry| lake.location(table, file)),
         partitions: planner.source.partitions(),
+        users: planner.users.clone(),
     };
     let schema = planner.source.schema(table);
     if !needs.tables.contains(&table) {

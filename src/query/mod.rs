@@ -24,6 +24,7 @@ pub mod sight;
 pub mod table;
 pub mod table_functions;
 mod tame;
+pub mod users;
 mod value;
 pub mod views;
 mod workers;

@@ -1,6 +1,7 @@
 //! Leaves out files that cannot hold a wanted row, by what is known without opening them.
 
 use super::calendar::Part;
+use super::functions::PartitionOf;
 use crate::event::time::parse_rfc3339_us;
 use crate::event::user_key;
 use crate::lake::{FileEntry, Span, TableName};
@@ -20,8 +21,8 @@ const HOUR_US: i64 = 3_600_000_000;
 const DAY_US: i64 = 24 * HOUR_US;
 /// The days of the years 1 and 9999: dates beyond are told as these.
 const DATES: (i32, i32) = (-719_162, 2_932_896);
-/// Users of whom it is worth asking which partitions they are in.
-const FEW: usize = 100;
+/// Users of whom it is worth asking in which partitions and files they are.
+pub(super) const FEW: usize = 100;
 /// Stands for what a filter computes from a column.
 const COMPUTED: &str = "computed";
 
@@ -69,14 +70,15 @@ impl Bounds {
         Ok(wanted)
     }
 
-    /// For each file whether its partition is one of the users that `filters` name. All of a user of one account lies in
-    /// one partition; what lay elsewhere was never folded.
+    /// For each file whether its partition is one of the users that `filters` name, or named itself. All of a user of one
+    /// account lies in one partition; what lay elsewhere was never folded.
     fn wanted_of_users(&self, filters: &[Expr]) -> Vec<bool> {
         let partitions = named(filters, "account").zip(named(filters, "user_id")).and_then(|(accounts, users)| {
             let few = accounts.len().saturating_mul(users.len()) <= FEW;
             let all = || accounts.iter().flat_map(|account| users.iter().map(move |user| user_key(account, user)));
             few.then(|| all().map(|key| partition(key.as_bytes(), self.partitions)).collect::<BTreeSet<_>>())
         });
+        let partitions = partitions.or_else(|| filters.iter().find_map(partition_named).map(|number| [number].into()));
         let is_wanted = |file: &Known| match (&partitions, file.span) {
             (Some(partitions), Some(span)) => partitions.contains(&span.partition),
             _ => true,
@@ -114,21 +116,44 @@ impl Bounds {
 }
 
 /// The texts that one of the filters holds a column to; `None` where none does.
-fn named<'a>(filters: &'a [Expr], column: &str) -> Option<Vec<&'a str>> {
+pub(super) fn named<'a>(filters: &'a [Expr], column: &str) -> Option<Vec<&'a str>> {
+    filters.iter().find_map(|filter| texts(filter, column))
+}
+
+fn texts<'a>(filter: &'a Expr, column: &str) -> Option<Vec<&'a str>> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Column(found) if found.name == column);
     let text = |expr: &'a Expr| match expr {
         Expr::Literal(value, _) => value.try_as_str().flatten(),
         _ => None,
     };
-    filters.iter().find_map(|filter| match filter {
+    match filter {
         Expr::BinaryExpr(binary) if binary.op == Operator::Eq => {
             let (left, right) = (&*binary.left, &*binary.right);
             let value = if is_column(left) { right } else { left };
             (is_column(left) || is_column(right)).then(|| text(value).map(|text| vec![text])).flatten()
         }
+        // What a list of two or three is made into.
+        Expr::BinaryExpr(binary) if binary.op == Operator::Or => {
+            Some([texts(&binary.left, column)?, texts(&binary.right, column)?].concat())
+        }
         Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(text).collect(),
         _ => None,
-    })
+    }
+}
+
+/// The partition that a filter holds [`PartitionOf`] a row's user to.
+fn partition_named(filter: &Expr) -> Option<u32> {
+    let Expr::BinaryExpr(binary) = filter else { return None };
+    let is_column = |expr: &Expr, name: &str| matches!(expr, Expr::Column(found) if found.name == name);
+    match (&*binary.left, &*binary.right) {
+        (Expr::ScalarFunction(call), Expr::Literal(ScalarValue::Int64(Some(number)), _)) => {
+            let is_of_row =
+                matches!(&*call.args, [account, user] if is_column(account, "account") && is_column(user, "user_id"));
+            let is_named = binary.op == Operator::Eq && call.name() == PartitionOf::NAME && is_of_row;
+            is_named.then(|| u32::try_from(*number).ok()).flatten()
+        }
+        _ => None,
+    }
 }
 
 /// A filter that computes something from its column, such as a day from a time, as one over what it computes, with the

@@ -2,8 +2,10 @@
 //! rows that stand in for them.
 
 use super::keys::Kept;
-use super::pruning::Bounds;
+use super::pruning::{Bounds, FEW, named};
+use super::users::UserFilters;
 use crate::lake::picture::TableView;
+use crate::lake::schema::LOOKED_UP;
 use crate::lake::{FileEntry, TableName};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -37,6 +39,8 @@ pub struct Place {
     pub location: Arc<dyn Fn(&FileEntry) -> Path + Send + Sync>,
     /// How many partitions the log has that the files were folded from.
     pub partitions: u32,
+    /// Tells which files may hold a user.
+    pub users: Arc<UserFilters>,
 }
 
 /// One table at one picture. Planning replaces it by a UNION ALL of its parts, so that projections and filters reach
@@ -125,6 +129,7 @@ struct ParquetFiles {
     in_files: TableSchema,
     files: Vec<PartitionedFile>,
     bounds: Bounds,
+    users: Arc<UserFilters>,
     store: ObjectStoreUrl,
 }
 
@@ -150,7 +155,8 @@ impl ParquetFiles {
                 part
             })
             .collect();
-        Ok(ParquetFiles { schema, in_files, files, bounds, store: place.store.clone() })
+        let users = place.users.clone();
+        Ok(ParquetFiles { schema, in_files, files, bounds, users, store: place.store.clone() })
     }
 }
 
@@ -188,18 +194,25 @@ impl TableProvider for ParquetFiles {
             .collect::<Result<Vec<usize>>>()?;
         let wanted_files = self.bounds.wanted(state, &self.schema, filters)?;
         let files = self.files.iter().zip(wanted_files).filter(|(_, wanted)| *wanted).map(|(file, _)| file.clone());
-        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
+        let mut files: Vec<PartitionedFile> = files.collect();
+        let runtime = state.runtime_env();
+        let store = runtime.object_store(&self.store)?;
+        // Footers are kept between queries: a file never changes under its name.
+        let footers = runtime.cache_manager.get_file_metadata_cache();
+        let mut options = state.table_options().parquet.clone();
+        if let Some(users) = named(filters, LOOKED_UP).filter(|users| users.len() <= FEW) {
+            let holding = self.users.holding(&users, files, &store, &footers).await;
+            files = holding.files;
+            // What was asked is not read again.
+            options.global.bloom_filter_on_read = holding.is_partial;
+        }
+        let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         if groups.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&wanted)?))));
         }
-        let runtime = state.runtime_env();
-        // Footers are kept between queries: a file never changes under its name.
-        let readers = CachedParquetFileReaderFactory::new(
-            runtime.object_store(&self.store)?,
-            runtime.cache_manager.get_file_metadata_cache(),
-        );
+        let readers = CachedParquetFileReaderFactory::new(store, footers);
         let source = ParquetSource::new(self.in_files.clone())
-            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(readers));
         let scan = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
             .with_file_groups(groups)

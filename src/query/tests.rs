@@ -19,6 +19,9 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
@@ -64,6 +67,17 @@ struct Fixture {
 
 impl Fixture {
     fn file(&self, table: TableName, batch: &RecordBatch, date: Option<i32>, span: Option<Span>) -> FileEntry {
+        self.file_with(table, batch, date, span, WriterProperties::default())
+    }
+
+    fn file_with(
+        &self,
+        table: TableName,
+        batch: &RecordBatch,
+        date: Option<i32>,
+        span: Option<Span>,
+        properties: WriterProperties,
+    ) -> FileEntry {
         let files = std::fs::read_dir(self.dir.path()).unwrap().count();
         let path = format!("{files} é%20.parquet");
         let batch = match date {
@@ -72,7 +86,8 @@ impl Fixture {
         };
         assert!(date.is_some() == (table == TableName::Events));
         let target = self.dir.path().join(&path);
-        let mut writer = ArrowWriter::try_new(File::create(&target).unwrap(), batch.schema(), None).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(File::create(&target).unwrap(), batch.schema(), Some(properties)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         let size = target.metadata().unwrap().len();
@@ -357,6 +372,9 @@ async fn files_of_other_partitions_are_not_opened() {
         ("'ann' = user_id AND account IN ('shop') AND sent_at IS NULL", "1"),
         ("(user_id = 'ann' OR user_id = 'ann') AND account = 'shop' AND user_id <> 'eve'", "1"),
         ("user_id = 'ann' AND account = 'shop' AND user_id = 'eve'", "0"),
+        ("account IN ('shop', 'shop') AND user_id IN ('ann', 'ann')", "1"),
+        (&format!("partition_of(account, user_id) = {}", of("ann")), "1"),
+        (&format!("partition_of(account, user_id) = {} AND slice_of(user_id, 1) = 0", of("ann")), "1"),
     ] {
         assert_eq!(
             csv(&engine, &format!("SELECT count(*) FROM messages WHERE {condition}")).await,
@@ -369,10 +387,58 @@ async fn files_of_other_partitions_are_not_opened() {
         "account = 'shop' AND user_id NOT IN ('ann')",
         "account = 'shop' AND user_id <> 'ann'",
         "user_id = 'ann'",
+        "partition_of(account, user_id) <> 0",
+        "partition_of(user_id, account) = 0",
         "account = 'shop' AND user_id LIKE 'ann%'",
     ] {
         let asked = format!("SELECT count(*) FROM messages WHERE {of_others}");
         assert!(written(&engine, Format::Csv, &asked).await.is_err(), "{of_others}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_tell_they_have_not_the_user_are_not_read() {
+    let mut fixture = Fixture::empty();
+    for users in [&["ann", "bob"][..], &["eve"]] {
+        let values: Vec<[&str; 2]> = users.iter().map(|user| ["shop", user]).collect();
+        let values: Vec<&[&str]> = values.iter().map(|row| &row[..]).collect();
+        let sent = rows(TableName::Messages, &["account", "user_id"], &values);
+        let properties =
+            WriterProperties::builder().set_column_bloom_filter_enabled(ColumnPath::from("user_id"), true).build();
+        let file = fixture.file_with(TableName::Messages, &sent, None, None, properties);
+        // All that is before its first filter are values.
+        let path = fixture.dir.path().join(&file.path);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        let columns = reader.metadata().row_group(0).columns();
+        let filter = columns.iter().find_map(|column| column.bloom_filter_offset()).unwrap();
+        bytes[4..usize::try_from(filter).unwrap()].fill(0xff);
+        std::fs::write(&path, bytes).unwrap();
+        fixture.views.get_mut(&TableName::Messages).unwrap().clean.push(file);
+    }
+    let engine = fixture.engine(LIMITS);
+    for of_nobody in [
+        "user_id = 'max'",
+        "'max' = user_id AND sent_at IS NULL",
+        "user_id IN ('max', 'moe')",
+        "user_id IN ('a', 'b', 'c', 'd', 'e')",
+        "account = 'shop' AND (user_id = 'max' OR user_id = 'moe')",
+    ] {
+        let asked = format!("SELECT count(*) FROM messages WHERE {of_nobody}");
+        assert_eq!(csv(&engine, &asked).await, "0", "{of_nobody}");
+    }
+    for of_somebody in [
+        "user_id = 'ann'",
+        "user_id IN ('max', 'eve')",
+        "user_id = 'max' OR user_id <> 'moe'",
+        "user_id = 'max' OR account = 'shop'",
+        "NOT (user_id = 'max')",
+        "user_id NOT IN ('max', 'moe')",
+        "upper(user_id) = 'MAX'",
+        "user_id = 'max' OR user_id IS NULL OR user_id LIKE '%n'",
+    ] {
+        let asked = format!("SELECT count(*) FROM messages WHERE {of_somebody}");
+        assert!(written(&engine, Format::Csv, &asked).await.is_err(), "{of_somebody}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `compare`: totals and differing rows are those of the golden rows of two policies.
 
+use super::generate::{DAY_MS, MARCH_MS, Plan, history, lines};
 use super::golden::import;
 use super::harness::{Home, golden};
 use serde_json::{Map, Value};
@@ -168,4 +169,28 @@ fn the_same_policy_differs_in_nothing() {
     let found: Value = serde_json::from_str(&home.ok(&["compare", "live", "same", "--format", "json"])).unwrap();
     assert_eq!((&found["sessions"]["differing"], &found["messages"]["differing"]), (&0.into(), &0.into()), "{found}");
     assert!(found["totals"].as_array().unwrap().iter().all(|row| row["sessions_diff"] == 0), "{found}");
+}
+
+#[test]
+fn more_rows_than_can_be_joined_at_once() {
+    let home = Home::new(&[r#"fold.policy = "viber-2022""#]);
+    let plan = Plan { seed: 11, events: 400_000, users: 6_000, start_ms: MARCH_MS, span_ms: 61 * DAY_MS };
+    home.ok_with(&["import", "--wait", "-"], &lines(&history(&plan)));
+    home.ok(&["rebuild", "--as", "g", "--policy", "gupshup"]);
+    let compared = |format: &str| home.ok(&["compare", "live", "g", "--rows", "30", "--format", format]);
+    let whole = (compared("json"), compared("table"));
+    home.configure(&[r#"fold.policy = "viber-2022""#, r#"sql.memory = "24MiB""#]);
+    let at_once = "select count(concat(a.session_id, a.method, a.message_type, a.expected, a.billing_status, a.verdict, \
+        a.sent_at, a.delivered_at, a.seen_at, a.failed_at, a.country, a.cost, a.state, a.policy, b.session_id, b.cost)) \
+        from messages a full join g.messages b \
+        on a.account = b.account and a.user_id = b.user_id and a.message_token = b.message_token";
+    let refused = home.fails_with(&["sql", at_once], b"");
+    assert!(refused.contains("memory"), "{refused}");
+    let sliced = (compared("json"), compared("table"));
+    assert_eq!(sliced, whole);
+    let found: Value = serde_json::from_str(&whole.0).unwrap();
+    for table in ["sessions", "messages"] {
+        assert!(found[table]["differing"].as_i64().unwrap() > 30, "{table}");
+        assert_eq!(found[table]["rows"].as_array().unwrap().len(), 30, "{table}");
+    }
 }

@@ -421,7 +421,8 @@ fn whatever_is_sent_the_others_are_answered() {
     ] {
         let mut stream = TcpStream::connect(&server.postgres).unwrap();
         stream.write_all(bytes).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The server may have hung up already.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         answered(&mut stream, b"");
     }
     // Messages cut short, too long, of no kind, in no order.
