@@ -12,7 +12,7 @@ use super::past::{Fit, Ground, LiftedRows, Past};
 use crate::lake::TableName;
 use crate::lake::picture::{Overlay, Standing};
 use crate::log::Assignment;
-use crate::state::overlay::{Laid, LaidRow, OverlayKey, prefix};
+use crate::state::overlay::{Laid, LaidRow, OverlayKey};
 use crate::state::{OverlayView, State};
 use arrow::array::RecordBatch;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -310,7 +310,7 @@ impl Moment {
         let mut seen: FxHashSet<Vec<u8>> = FxHashSet::default();
         // Rows of partitions that were this process's once are others' to lay.
         for partition in partitions {
-            self.overlay.each(&prefix(table, *partition, None), |key, value| {
+            self.overlay.rows(table, *partition, |key, value| {
                 if !lifted.is_empty() {
                     seen.insert(key.to_vec());
                 }

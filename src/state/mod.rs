@@ -4,6 +4,7 @@
 //! rows, and the *overlay*, the rows that changed since their file in the lake was written. A [`Batch`] changes all of
 //! them together with the positions, atomically and durably.
 
+mod floors;
 pub mod handover;
 pub mod overlay;
 
@@ -13,8 +14,11 @@ use crate::session::{Outlines, User};
 use borsh::{BorshDeserialize, BorshSerialize};
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use floors::{Floors, Laying, Watch};
+use overlay::Laid;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const META_KEY: &[u8] = b"meta";
 /// Rows taken off the overlay in one batch.
@@ -127,6 +131,7 @@ pub struct State {
     users: Keyspace,
     timers: Keyspace,
     overlay: Keyspace,
+    floors: Arc<Floors>,
 }
 
 impl State {
@@ -162,6 +167,7 @@ impl State {
             users: keyspace("users")?,
             timers: keyspace("timers")?,
             overlay: keyspace("overlay")?,
+            floors: Arc::default(),
             db,
         })
     }
@@ -202,7 +208,8 @@ impl State {
 
     /// Starts a batch of changes.
     pub fn batch(&self) -> Batch {
-        Batch { state: self.clone(), batch: self.db.batch().durability(Some(PersistMode::SyncAll)), changes: None }
+        let batch = self.db.batch().durability(Some(PersistMode::SyncAll));
+        Batch { state: self.clone(), batch, laying: Laying::default(), changes: None }
     }
 
     /// Starts a batch that keeps its changes for handing over.
@@ -227,7 +234,9 @@ impl State {
 
     /// A consistent view of the overlay as it is now.
     pub fn overlay(&self) -> OverlayView {
-        OverlayView { snapshot: self.db.snapshot(), state: self.clone() }
+        // Before the snapshot.
+        let watch = self.floors.watch();
+        OverlayView { snapshot: self.db.snapshot(), watch, state: self.clone() }
     }
 
     /// Bytes on disk.
@@ -268,6 +277,7 @@ fn io_error(path: &Path, reason: &str) -> StateError {
 pub struct Batch {
     state: State,
     batch: fjall::OwnedWriteBatch,
+    laying: Laying,
     /// What is changed, where it is to be handed over.
     changes: Option<Vec<StateChange>>,
 }
@@ -307,6 +317,7 @@ impl Batch {
             let partition = overlay::partition_in(key).unwrap_or(0);
             changes.push(StateChange { partition, key: key.to_vec(), value: Some(value.to_vec()) });
         }
+        self.laying.add(key);
         self.batch.insert(&self.state.overlay, key, value);
     }
 
@@ -322,14 +333,15 @@ impl Batch {
 
     /// Makes the changes, durably.
     pub fn commit(self) -> Result<(), StateError> {
-        let state = self.state;
-        self.batch.commit().map_err(|error| state.error(error))
+        let Self { state, batch, laying, .. } = self;
+        state.floors.lay(&laying, || batch.commit()).map_err(|error| state.error(error))
     }
 }
 
 /// The overlay at one moment.
 pub struct OverlayView {
     snapshot: Snapshot,
+    watch: Watch,
     state: State,
 }
 
@@ -344,6 +356,26 @@ impl OverlayView {
             let (key, value) = guard.into_inner().map_err(|error| self.state.error(error))?;
             each(&key, &value)?;
         }
+        Ok(())
+    }
+
+    /// [`OverlayView::each`] of all rows of a table in a partition.
+    pub fn rows(
+        &self,
+        table: Laid,
+        partition: u32,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let place = (table, partition);
+        let start = overlay::prefix(table, partition, self.watch.floor(place));
+        let end = overlay::prefix(table, partition.saturating_add(1), None);
+        let mut first = None;
+        for guard in self.snapshot.range(&self.state.overlay, start..end) {
+            let (key, value) = guard.into_inner().map_err(|error| self.state.error(error))?;
+            first = first.or_else(|| overlay::hour_in(&key));
+            each(&key, &value)?;
+        }
+        self.state.floors.raise(&self.watch, place, first.unwrap_or(i64::MAX));
         Ok(())
     }
 

@@ -13,6 +13,11 @@ pub enum Laid {
 }
 
 impl Laid {
+    /// Of the first byte of an overlay key.
+    pub fn of(tag: u8) -> Option<Self> {
+        [Laid::Sessions, Laid::Messages].into_iter().find(|table| table.tag() == tag)
+    }
+
     fn tag(self) -> u8 {
         match self {
             Laid::Sessions => b's',
