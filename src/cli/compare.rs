@@ -62,10 +62,8 @@ enum CompareFormat {
 
 /// What a row takes of `[sql] memory` while it is joined, with room for what else a query holds.
 const ROW_BYTES: u64 = 1024;
-/// Partitions of the log.
-const PARTITIONS: &str = "select count(*) from partitions";
-/// Rows by whose users a partition is cut into slices.
-const SAMPLE: u64 = 10_000;
+/// Users by whose rows a partition is cut into slices.
+const SAMPLE: u64 = 2_000;
 
 /// Who answers.
 enum By<'a> {
@@ -97,11 +95,14 @@ impl<'a> Asked<'a> {
         Ok((schema, rows.try_collect().await?))
     }
 
-    /// A number, told by a query.
-    async fn number(&self, sql: &str) -> Result<u64> {
-        let (_, rows) = self.ask(sql).await?;
-        let number = rows.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten());
-        Ok(number.sum::<i64>().unsigned_abs())
+    /// Rows of so many numbers.
+    async fn numbers<const N: usize>(&self, sql: &str) -> Result<Vec<[u64; N]>> {
+        let (_, batches) = self.ask(sql).await?;
+        let rows = batches.iter().flat_map(|batch| {
+            let number = |row: usize, column: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
+            (0..batch.num_rows()).map(move |row| std::array::from_fn(|column| number(row, column).unsigned_abs()))
+        });
+        Ok(rows.collect())
     }
 }
 
@@ -155,14 +156,14 @@ async fn compare(args: &CompareArgs, comparison: &Comparison, most: u64, asked: 
     let totals = asked.ask(&comparison.totals()).await?;
     let mut parts = Vec::new();
     for table in [TableName::Sessions, TableName::Messages] {
-        let rows = asked.number(&comparison.count(table)).await?;
-        let slices = slices(table, rows, comparison, most, asked).await?;
+        let (rows, slices) = slices(table, comparison, most, asked).await?;
         meter.say(table.as_str());
         meter.set_length(rows);
         let (mut differing, mut shown) = (0, None);
         for (done, slice) in (0u64..).zip(&slices) {
             meter.set_position(rows / slices.len() as u64 * done);
-            let of_slice = asked.number(&comparison.count_differing(table, slice)).await?;
+            let counted = asked.numbers(&comparison.count_differing(table, slice)).await?;
+            let of_slice: u64 = counted.iter().map(|[differing]| differing).sum();
             differing += of_slice;
             // Where none does the columns are asked for, once.
             let wanted = args.rows.min(of_slice);
@@ -214,27 +215,39 @@ async fn compare(args: &CompareArgs, comparison: &Comparison, most: u64, asked: 
     Ok(out)
 }
 
-/// All users, in slices of about `most` of the `rows` each.
-async fn slices(
-    table: TableName,
-    rows: u64,
-    comparison: &Comparison,
-    most: u64,
-    asked: &Asked<'_>,
-) -> Result<Vec<Slice>> {
+/// How many rows there are, and all users, in slices of about `most` rows each.
+async fn slices(table: TableName, comparison: &Comparison, most: u64, asked: &Asked<'_>) -> Result<(u64, Vec<Slice>)> {
+    let spread = asked.numbers(&comparison.spread(table)).await?;
+    let rows = spread.iter().map(|[_, rows, _]| rows).sum();
     if rows <= most {
-        return Ok(vec![Slice::WHOLE]);
+        return Ok((rows, vec![Slice::WHOLE]));
     }
-    let partitions = u32::try_from(asked.number(PARTITIONS).await?).unwrap_or(u32::MAX).max(1);
-    let of_partition = rows / u64::from(partitions);
-    let mut slices = Vec::new();
-    for partition in 0..partitions {
-        let (_, sample) = asked.ask(&comparison.sample(table, partition, (of_partition / SAMPLE).max(1))).await?;
-        let users = sample.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());
-        let users: Vec<String> = users.map(str::to_owned).collect();
-        slices.extend(Slice::of_partition(partition, &users, of_partition.div_ceil(most)));
+    let (mut slices, mut together, mut rows_together) = (Vec::new(), Vec::new(), 0);
+    for [partition, rows, users] in spread {
+        let partition = u32::try_from(partition).unwrap_or(u32::MAX);
+        if rows > most {
+            let one_in = (users / SAMPLE).max(1);
+            let (_, found) = asked.ask(&comparison.sample(table, partition, one_in)).await?;
+            let sample: Vec<(String, u64)> = found.iter().flat_map(sampled).collect();
+            slices.extend(Slice::cut(partition, &sample, rows.div_ceil(most)));
+            continue;
+        }
+        if rows_together + rows > most {
+            slices.push(Slice::of(std::mem::take(&mut together)));
+            rows_together = 0;
+        }
+        together.push(partition);
+        rows_together += rows;
     }
-    Ok(slices)
+    if !together.is_empty() {
+        slices.push(Slice::of(together));
+    }
+    Ok((rows, slices))
+}
+
+fn sampled(batch: &RecordBatch) -> impl Iterator<Item = (String, u64)> {
+    let rows = batch.column(1).as_primitive::<Int64Type>().iter().flatten().map(i64::unsigned_abs);
+    batch.column(0).as_string::<i32>().iter().flatten().map(str::to_owned).zip(rows)
 }
 
 /// The first so many rows of both answers, in their order.

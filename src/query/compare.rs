@@ -26,42 +26,56 @@ pub enum CompareError {
 /// A row has the same user on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
-    /// Of the log; `None`: all of them.
-    partition: Option<u32>,
+    /// Of the log; none: all of them.
+    partitions: Vec<u32>,
     /// The first of them, and the first after them.
     from: Option<String>,
     below: Option<String>,
 }
 
+/// Some users of a partition, in order, and how many rows they have.
+pub type Sample = [(String, u64)];
+
 impl Slice {
     /// All users.
-    pub const WHOLE: Slice = Slice { partition: None, from: None, below: None };
+    pub const WHOLE: Slice = Slice { partitions: Vec::new(), from: None, below: None };
 
-    /// All users of a partition of the log, in about so many slices that have as many of the rows as of `sample` each: the
-    /// users of some rows, in order.
-    pub fn of_partition(partition: u32, sample: &[String], slices: u64) -> Vec<Slice> {
-        let slices = usize::try_from(slices).unwrap_or(usize::MAX).clamp(1, sample.len().max(1));
-        let mut cuts: Vec<&String> = (1..slices).map(|slice| &sample[sample.len() * slice / slices]).collect();
-        cuts.dedup();
-        let bound = |cut: Option<&&String>| cut.map(|user| (*user).clone());
+    /// All users of some partitions.
+    pub fn of(partitions: Vec<u32>) -> Slice {
+        Slice { partitions, ..Slice::WHOLE }
+    }
+
+    /// All users of a partition, in about so many slices, each of which has as many of the sample's rows.
+    pub fn cut(partition: u32, sample: &Sample, slices: u64) -> Vec<Slice> {
+        let rows: u64 = sample.iter().map(|(_, rows)| rows).sum();
+        let (mut cuts, mut before, mut filled): (Vec<&str>, u64, u128) = Default::default();
+        for (user, rows_of_user) in sample {
+            let full = u128::from(before) * u128::from(slices) / u128::from(rows.max(1));
+            if full > filled {
+                cuts.push(user);
+                filled = full;
+            }
+            before += rows_of_user;
+        }
         let slice = |n: usize| {
-            let from = n.checked_sub(1).and_then(|before| cuts.get(before));
-            Slice { partition: Some(partition), from: bound(from), below: bound(cuts.get(n)) }
+            let bound = |at: Option<usize>| at.and_then(|at| cuts.get(at)).map(|user| (*user).to_owned());
+            Slice { partitions: vec![partition], from: bound(n.checked_sub(1)), below: bound(Some(n)) }
         };
         (0..=cuts.len()).map(slice).collect()
     }
 
     /// The conditions of its rows. Rows of a partition are in files of their own, those of some users in pages of theirs.
     fn conditions(&self) -> impl Iterator<Item = String> + use<> {
-        let partition = self.partition.map(in_partition);
+        let partitions = (!self.partitions.is_empty()).then(|| in_partitions(&self.partitions));
         let bound =
             |is: &str, user: &Option<String>| user.as_ref().map(|user| format!("user_id {is} {}", literal(user)));
-        partition.into_iter().chain(bound(">=", &self.from)).chain(bound("<", &self.below))
+        partitions.into_iter().chain(bound(">=", &self.from)).chain(bound("<", &self.below))
     }
 }
 
-fn in_partition(partition: u32) -> String {
-    format!("partition_of(account, user_id) = {partition}")
+fn in_partitions(partitions: &[u32]) -> String {
+    let numbers: Vec<String> = partitions.iter().map(u32::to_string).collect();
+    format!("partition_of(account, user_id) in ({})", numbers.join(", "))
 }
 
 fn literal(text: &str) -> String {
@@ -135,19 +149,28 @@ impl Comparison {
         )
     }
 
-    /// How many rows of `sessions` or `messages` both sides have together.
-    pub fn count(&self, table: TableName) -> String {
-        let count = |name: &str| format!("(select count(*) from {})", self.table(name, table.as_str(), None));
-        format!("select {} + {} as rows", count(&self.a), count(&self.b))
+    /// By partition of the log, how many rows of `sessions` or `messages` both sides have together, and about how many users.
+    pub fn spread(&self, table: TableName) -> String {
+        let side = |name: &str| format!("select account, user_id from {}", self.table(name, table.as_str(), None));
+        format!(
+            "select partition_of(account, user_id), count(*), cast(approx_distinct(user_id) as bigint) \
+             from ({} union all {}) as both_sides group by 1 order by 1",
+            side(&self.a),
+            side(&self.b)
+        )
     }
 
-    /// The users of the rows of a partition, in order, of one user in so many.
+    /// A [`Sample`]: one user in so many of a partition.
     pub fn sample(&self, table: TableName, partition: u32, one_in: u64) -> String {
         let side = |name: &str| {
-            let (rows, partition) = (self.table(name, table.as_str(), None), in_partition(partition));
+            let (rows, partition) = (self.table(name, table.as_str(), None), in_partitions(&[partition]));
             format!("select user_id from {rows} where {partition} and slice_of(user_id, {one_in}) = 0")
         };
-        format!("{} union all {} order by 1", side(&self.a), side(&self.b))
+        format!(
+            "select user_id, count(*) from ({} union all {}) as both_sides group by 1 order by 1",
+            side(&self.a),
+            side(&self.b)
+        )
     }
 
     /// How many rows of `sessions` or `messages` differ, of the users of a slice.
@@ -281,29 +304,33 @@ mod tests {
     }
     #[test]
     fn slices_have_all_users_between_them() {
-        let sample: Vec<String> = ["a", "a", "b", "c", "d", "d", "d", "e'"].map(str::to_owned).into();
-        let cut = |sample: &[String], slices| -> Vec<String> {
-            let slices = Slice::of_partition(3, sample, slices);
+        let sample = |rows: &[(&str, u64)]| -> Vec<(String, u64)> {
+            rows.iter().map(|(user, rows)| ((*user).to_owned(), *rows)).collect()
+        };
+        let cut = |rows: &[(&str, u64)], slices| -> Vec<String> {
+            let slices = Slice::cut(3, &sample(rows), slices);
             slices.iter().map(|slice| slice.conditions().skip(1).collect::<Vec<_>>().join(" and ")).collect()
         };
-        assert_eq!(cut(&sample, 1), [""]);
         assert_eq!(cut(&[], 7), [""]);
-        assert_eq!(cut(&sample, 2), ["user_id < 'd'", "user_id >= 'd'"]);
+        assert_eq!(cut(&[("a", 9)], 7), [""]);
+        let even = [("a", 1), ("b", 1), ("c", 1), ("d'", 1)];
+        assert_eq!(cut(&even, 1), [""]);
+        assert_eq!(cut(&even, 2), ["user_id < 'c'", "user_id >= 'c'"]);
         assert_eq!(
-            cut(&sample, u64::MAX),
+            cut(&even, u64::MAX),
             [
-                "user_id < 'a'",
-                "user_id >= 'a' and user_id < 'b'",
+                "user_id < 'b'",
                 "user_id >= 'b' and user_id < 'c'",
-                "user_id >= 'c' and user_id < 'd'",
-                "user_id >= 'd' and user_id < 'e'''",
-                "user_id >= 'e'''"
+                "user_id >= 'c' and user_id < 'd'''",
+                "user_id >= 'd'''"
             ]
         );
+        let heavy = [("a", 1), ("b", 97), ("c", 1), ("d", 1)];
+        assert_eq!(cut(&heavy, 4), ["user_id < 'c'", "user_id >= 'c'"]);
         let comparison = Comparison::new("live", "march", &["shop".into()]).unwrap();
-        let slices = Slice::of_partition(3, &sample, 2);
+        let slices = Slice::cut(3, &sample(&even), 2);
         let count = comparison.count_differing(TableName::Messages, &slices[1]);
-        let condition = "account in ('shop') and partition_of(account, user_id) = 3 and user_id >= 'd')";
+        let condition = "account in ('shop') and partition_of(account, user_id) in (3) and user_id >= 'c')";
         assert_eq!(count.matches(condition).count(), 2, "{count}");
     }
 }

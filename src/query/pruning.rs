@@ -78,7 +78,7 @@ impl Bounds {
             let all = || accounts.iter().flat_map(|account| users.iter().map(move |user| user_key(account, user)));
             few.then(|| all().map(|key| partition(key.as_bytes(), self.partitions)).collect::<BTreeSet<_>>())
         });
-        let partitions = partitions.or_else(|| filters.iter().find_map(partition_named).map(|number| [number].into()));
+        let partitions = partitions.or_else(|| filters.iter().find_map(partitions_named));
         let is_wanted = |file: &Known| match (&partitions, file.span) {
             (Some(partitions), Some(span)) => partitions.contains(&span.partition),
             _ => true,
@@ -141,17 +141,28 @@ fn texts<'a>(filter: &'a Expr, column: &str) -> Option<Vec<&'a str>> {
     }
 }
 
-/// The partition that a filter holds [`PartitionOf`] a row's user to.
-fn partition_named(filter: &Expr) -> Option<u32> {
-    let Expr::BinaryExpr(binary) = filter else { return None };
+/// The partitions that a filter holds [`PartitionOf`] a row's user to; `None` where it does not.
+fn partitions_named(filter: &Expr) -> Option<BTreeSet<u32>> {
     let is_column = |expr: &Expr, name: &str| matches!(expr, Expr::Column(found) if found.name == name);
-    match (&*binary.left, &*binary.right) {
-        (Expr::ScalarFunction(call), Expr::Literal(ScalarValue::Int64(Some(number)), _)) => {
-            let is_of_row =
-                matches!(&*call.args, [account, user] if is_column(account, "account") && is_column(user, "user_id"));
-            let is_named = binary.op == Operator::Eq && call.name() == PartitionOf::NAME && is_of_row;
-            is_named.then(|| u32::try_from(*number).ok()).flatten()
+    let is_partition = |expr: &Expr| match expr {
+        Expr::ScalarFunction(call) if call.name() == PartitionOf::NAME => {
+            matches!(&*call.args, [account, user] if is_column(account, "account") && is_column(user, "user_id"))
         }
+        _ => false,
+    };
+    let number = |expr: &Expr| match expr {
+        Expr::Literal(ScalarValue::Int64(Some(number)), _) => u32::try_from(*number).ok(),
+        _ => None,
+    };
+    match filter {
+        Expr::BinaryExpr(binary) if binary.op == Operator::Eq && is_partition(&binary.left) => {
+            Some([number(&binary.right)?].into())
+        }
+        // What a list of two or three is made into.
+        Expr::BinaryExpr(binary) if binary.op == Operator::Or => {
+            Some(&partitions_named(&binary.left)? | &partitions_named(&binary.right)?)
+        }
+        Expr::InList(list) if !list.negated && is_partition(&list.expr) => list.list.iter().map(number).collect(),
         _ => None,
     }
 }

@@ -72,19 +72,18 @@ impl Floors {
         for (place, hour) in rows {
             known.floors.entry(*place).and_modify(|floor| *floor = (*hour).min(*floor));
         }
-        known.watches.retain(|watch| {
-            let Some(since) = watch.upgrade() else { return false };
+        for since in known.watches.iter().filter_map(Weak::upgrade) {
             let mut since = lock(&since);
             for (place, hour) in rows {
                 since.entry(*place).and_modify(|least| *least = (*hour).min(*least)).or_insert(*hour);
             }
-            true
-        });
+        }
     }
 
     /// To be begun before a view of the rows is taken, and kept as long as that.
     pub fn watch(&self) -> Watch {
         let (mut known, since) = (lock(&self.known), Arc::default());
+        known.watches.retain(|watch| watch.strong_count() > 0);
         known.watches.push(Arc::downgrade(&since));
         Watch { floors: known.floors.clone(), since }
     }
