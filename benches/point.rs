@@ -47,7 +47,7 @@ ours, theirs, users = sys.argv[1], sys.argv[2], [json.loads(line) for line in op
 asked = {
     "messages": "select sent_at, message_type, verdict, billing_status from messages where account = %s and user_id = %s order by sent_at, message_token",
     "sessions": "select opened_at, inbound, outbound, cost from sessions where account = %s and user_id = %s order by opened_at",
-    "messages of a day": "select sent_at, verdict from messages where account = %s and user_id = %s and sent_at >= '2026-03-20T00:00Z' and sent_at < '2026-03-21T00:00Z' order by sent_at, message_token",
+    "messages of a day": "select sent_at, verdict from messages where account = %s and user_id = %s and sent_at >= '2026-03-20T00:00:00Z' and sent_at < '2026-03-21T00:00:00Z' order by sent_at, message_token",
 }
 connections = [psycopg.connect(url, autocommit=True) for url in (ours, theirs)]
 for connection in connections:
